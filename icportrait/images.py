@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_SIDE', 'MAX_PIXELS', 'atomic_path', 'ImageError', 'from_pil', 'to_pil', 'save_image', 'to_rgb',
            'open_image', 'load_image', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'show_images', 'show_rows',
-           'seed_everything', 'default_device']
+           'seed_everything', 'default_device', 'HomeError', 'home', 'data_folder']
 
 # %% ../nbs/00_images.ipynb #b0f63cb6
 import os,random,uuid,warnings
@@ -243,3 +243,23 @@ def default_device()->str:
     "The fastest device that is there: `cuda`, `mps` or `cpu`."
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
+
+# %% ../nbs/00_images.ipynb #bc89b9e4
+class HomeError(FileNotFoundError):
+    "The repository's notebooks and data are not where they are looked for."
+
+def _beside()->list[Path]: return [Path(__file__).resolve().parent.parent] if '__file__' in globals() else []
+
+def home()->Path:
+    "The repository's root: the folder that holds `nbs/` and `data/`."
+    given = os.environ.get('ICPORTRAIT_HOME')
+    here = [Path(given).expanduser()] if given else [*_beside(), Path.cwd(), *Path.cwd().parents]
+    for o in here:
+        if (o/'settings.ini').exists() and (o/'nbs').is_dir() and (o/'data').is_dir(): return o
+    where = f"ICPORTRAIT_HOME={given} is not" if given else "no parent of the working folder is"
+    raise HomeError(f"{where} the icportrait repository (a folder with settings.ini, nbs and data): clone it and set ICPORTRAIT_HOME to it")
+
+def data_folder(name:str='', # a name below data/, such as 'base'
+               )->Path:      # the folder, which need not exist yet
+    "A folder of the data that ships."
+    return home()/'data'/name
