@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BenchError', 'Parameter', 'notebook_parameters', 'check_value', 'check_parameters', 'parse_assignments', 'write_json',
            'write_metrics', 'read_status', 'Recorder', 'read_params', 'prepare_folder', 'headings', 'stop_signals',
-           'why_not_done', 'write_report', 'find_notebook', 'run_notebook', 'list_runs']
+           'why_not_done', 'write_report', 'commit', 'hardware', 'find_notebook', 'run_notebook', 'list_runs',
+           'keep_result', 'read_result', 'flat']
 
 # %% ../nbs/12_bench.ipynb #6a1e6050
 import ast,difflib,io,json,math,os,platform,shutil,signal,socket,threading,time,tokenize
@@ -369,7 +370,23 @@ def write_report(nb,           # an executed notebook
     with atomic_path(path) as p: p.write_text(text, encoding='utf-8')
     return path
 
-# %% ../nbs/12_bench.ipynb #0f550135
+# %% ../nbs/12_bench.ipynb #89d495d7
+def commit()->str|None:
+    "The commit that the code is at, with a + where files differ from it; None outside a repository."
+    import subprocess
+    def git(*args): return subprocess.run(['git','-C',str(home()),*args], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    try: return git('rev-parse','--short=12','HEAD') + ('+' if git('status','--porcelain','--untracked-files=no') else '')
+    except (OSError,subprocess.SubprocessError): return None
+
+def hardware()->dict:
+    "The machine: processor, cores, memory and accelerator."
+    import torch
+    name = platform.processor() or platform.machine()
+    with suppress(OSError,StopIteration): name = next(l.partition(':')[2].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name'))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return dict(processor=name, cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process,'cpu_affinity') else os.cpu_count(), memory_gb=round(psutil.virtual_memory().total/2**30), accelerator=gpu)
+
+# %% ../nbs/12_bench.ipynb #3b89ff16
 def find_notebook(name:str|Path, # a path, or the name of one of the shipped experiments
                  )->Path:
     "The notebook file."
@@ -381,10 +398,12 @@ def find_notebook(name:str|Path, # a path, or the name of one of the shipped exp
         raise FileNotFoundError(f"no experiment {str(name)!r}; there are: {', '.join(sorted(o.stem for o in shipped.glob('*.ipynb'))) or 'none'}")
     raise FileNotFoundError(f"{path}: no such notebook")
 
-def _versions()->dict:
-    "What the run ran on."
+def _provenance(notebook:Path, params:dict)->dict:
+    "What was asked for, and what it ran on."
     from importlib.metadata import version
-    return dict(python=platform.python_version(), machine=platform.machine(), cpus=os.cpu_count(), **{o:version(o) for o in ('torch','diffusers','peft')})
+    versions = dict(python=platform.python_version(), **{o:version(o) for o in ('torch','diffusers','peft')})
+    shown = ''.join(f' -p {k}={v}' for k,v in params.items())
+    return dict(command=f'icportrait run {notebook.stem}{shown}', commit=commit(), hardware=hardware(), versions=versions)
 
 # %% ../nbs/12_bench.ipynb #43d0a5ab
 def _params_file(folder:Path, notebook:Path, params:dict):
@@ -415,7 +434,7 @@ def _reason(e:Exception)->str:
     if type(e).__name__=='DeadKernelError': return "the notebook's process died, perhaps for lack of memory; see kernel.log"
     return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
 
-# %% ../nbs/12_bench.ipynb #bcb4378a
+# %% ../nbs/12_bench.ipynb #28d55373
 def run_notebook(notebook:str|Path,        # an experiment: a path, or the name of a shipped one
                  params:dict|None=None,    # name -> value or text; the rest keep their defaults
                  out:str|Path|None=None,   # run folder; outputs/<name of the notebook> by default
@@ -424,15 +443,17 @@ def run_notebook(notebook:str|Path,        # an experiment: a path, or the name 
                 )->Path:                   # the run folder
     "Run an experiment; returns when it is done, and raises a `BenchError` when it is not."
     notebook = find_notebook(notebook)
-    known,given = notebook_parameters(notebook),dict(params or {})
+    known,given,said = notebook_parameters(notebook),dict(params or {}),dict(params or {})
     if 'out' not in known: raise BenchError(f"{notebook}: its parameters cell has no 'out', the run folder")
     if 'out' in given: raise BenchError("the run folder is not a parameter; use --out")
     folder = Path(out or Path('outputs')/notebook.stem)
     given = check_parameters(known, given) | dict(out=folder.as_posix())
     params = {k:p.default for k,p in known.items()} | given
+    made = _provenance(notebook, said)
     continued = prepare_folder(folder, params, replace)
+    recorder = Recorder(folder, watch, notebook=notebook.name, continued=continued, **made)
+    recorder.update()
     _params_file(folder, notebook, params)
-    recorder = Recorder(folder, watch, notebook=notebook.name, continued=continued, versions=_versions())
     return _supervise(notebook, given, recorder, folder)
 
 # %% ../nbs/12_bench.ipynb #1b283dcf
@@ -458,3 +479,36 @@ def list_runs(root:str|Path='outputs', # where run folders are, at any depth
     found = [(o.parent,read_status(o.parent)) for o in Path(root).rglob('status.json') if not any(p.startswith('.') for p in o.parts)]
     rows = [dict(run=f.relative_to(root).as_posix(), **{k:s.get(k) for k in ('state','started','seconds','peak_memory_mb','stage','error')}) for f,s in found if s]
     return sorted(rows, key=lambda o: o['started'] or '', reverse=True)
+
+# %% ../nbs/12_bench.ipynb #e6aad6a5
+def keep_result(name:str,           # of the result
+                folder:str|Path,    # a run folder that is done
+                root:str|Path|None=None, # data/results by default
+               )->Path:             # the file
+    "Keep the figures of a finished run, with their provenance."
+    if not name.replace('-','').replace('_','').isalnum(): raise BenchError(f"a result's name is made of letters, digits, - and _, not {name!r}")
+    status = read_status(folder)
+    if status is None: raise BenchError(f"{folder}: not a run folder")
+    if status['state']!='done': raise BenchError(f"{folder}: the run is {status['state']}, not done")
+    params = read_params(folder)
+    figures = json.loads((Path(folder)/'metrics.json').read_text(encoding='utf-8'))
+    made = dict(command=status.get('command'), commit=status.get('commit'), seeds={k:v for k,v in params.items() if 'seed' in k}, hardware=status.get('hardware'),
+                versions=status.get('versions'), date=status['started'][:10], seconds=status['seconds'], peak_memory_mb=status['peak_memory_mb'], parameters=params)
+    return write_json(Path(root or home()/'data'/'results')/f'{name}.json', dict(name=name, provenance=made, figures=figures), ensure_ascii=False)
+
+# %% ../nbs/12_bench.ipynb #46cf7a55
+def read_result(name:str,                # of the result
+                root:str|Path|None=None, # data/results by default
+               )->dict:                  # name, provenance, figures
+    "A kept result."
+    root = Path(root or home()/'data'/'results')
+    there = sorted(o.stem for o in root.glob('*.json'))
+    if name not in there: raise FileNotFoundError(f"no result {name!r}; there are: {', '.join(there) or 'none'}")
+    return json.loads((root/f'{name}.json').read_text(encoding='utf-8'))
+
+def flat(figures:dict, # numbers, or dicts of them
+         prefix:str='')->dict: # 'a.b' -> number
+    "Nested figures with dotted names."
+    res = {}
+    for k,v in figures.items(): res |= flat(v, f'{prefix}{k}.') if isinstance(v, dict) else {prefix+k:v}
+    return res
