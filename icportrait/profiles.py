@@ -74,10 +74,10 @@ def toy_views(
     "Returns views of a patterned ball."
     return [toy_view(identity, c, size) for c in cameras]
 
-# %% ../nbs/03_profiles.ipynb #385f3795
+# %% ../nbs/03_profiles.ipynb #b3c555b7
 def webp(
     pixels:np.ndarray, # [H,W,3] uint8
-    quality:int|None=92, # 0 to 100; None is lossless
+    quality:int|None=85, # 0 to 100; None is lossless
 )->bytes: # a whole WebP file
     "Returns an image as WebP bytes."
     out = io.BytesIO()
@@ -87,7 +87,7 @@ def webp(
 
 def encode_olat(
     olat:np.ndarray, # [L,H,W,3] linear
-    quality:int=92, # of the WebP
+    quality:int=85, # of the WebP
 )->tuple[list[bytes], float]: # one file per lamp, and the scale
     "Returns square-root encoded pictures of every lamp, and the linear value that white stands for."
     lit = olat.max(-1)
@@ -108,56 +108,49 @@ def decode_olat(
     "Returns linear light from its 8-bit square-root encoding."
     return ((np.arange(256, dtype=np.float32)/255)**2*np.float32(scale))[levels]
 
-# %% ../nbs/03_profiles.ipynb #a1f3615f
-POINT_STEP, DEPTH_STEP = 1/2048, 1/1024
+# %% ../nbs/03_profiles.ipynb #c8e784b3
+POINT_STEP, DEPTH_STEP = 1/512, 1/256
 
 def pack_map(
-    values:np.ndarray, # [H,W,C], finite
+    values:np.ndarray, # [H,W,C] finite; C is 1 or 3
     step:float, # size of one quantisation step
-)->bytes: # compressed
-    "Returns a smooth map as compressed 16-bit second differences."
-    q = np.clip(np.rint(values/step), -32767, 32767).astype(np.int16).view(np.uint16)
-    for axis in (0, 1): q = np.diff(q, axis=axis, prepend=np.zeros_like(q.take([0], axis)))
-    s = q.view(np.int16).astype(np.int32)
-    z = np.where(s >= 0, 2*s, -2*s - 1).astype(np.uint16).transpose(2, 0, 1)
-    planes = np.concatenate([(z & 255).astype(np.uint8).ravel(), (z >> 8).astype(np.uint8).ravel()])
-    return pa.Codec('zstd', compression_level=19).compress(planes.tobytes(), asbytes=True)
+)->bytes: # a WebP file [H,2W]
+    "Returns a smooth map as a lossless picture of its high and low bytes."
+    q = (np.clip(np.rint(values/step), -32768, 32767) + 32768).astype(np.uint16)
+    both = np.concatenate([q >> 8, q & 255], 1).astype(np.uint8)
+    return webp(np.repeat(both, 3, -1) if both.shape[-1] == 1 else both, None)
 
 def unpack_map(
     data:bytes, # of pack_map
-    shape:tuple[int,int,int], # H, W, C
-)->np.ndarray: # [H,W,C] int16, in steps
+    channels:int=3, # 1 or 3
+)->np.ndarray: # [H,W,channels] int16, in steps
     "Returns the quantised map that `pack_map` stored."
-    h, w, c = shape
-    planes = np.frombuffer(pa.Codec('zstd').decompress(data, 2*h*w*c, asbytes=True), np.uint8).reshape(2, c, h, w)
-    z = (planes[0].astype(np.int32) | planes[1].astype(np.int32) << 8).transpose(1, 2, 0)
-    q = np.where(z & 1, -(z + 1)//2, z//2).astype(np.int16).view(np.uint16)
-    for axis in (0, 1): q = np.cumsum(q, axis=axis, dtype=np.uint16)
-    return q.view(np.int16)
+    high, low = np.split(read_image(data)[..., :channels].astype(np.int32), 2, axis=1)
+    return ((high << 8 | low) - 32768).astype(np.int16)
 
-# %% ../nbs/03_profiles.ipynb #e5e64c37
+# %% ../nbs/03_profiles.ipynb #e2247575
 def normal_to_bytes(
     normal:np.ndarray, # [H,W,3] unit vectors
 )->np.ndarray: # [H,W,3] uint8; the third channel is empty
-    "Returns normals on the octahedral square, in 8 bits."
+    "Returns normals on the octahedral square, in 7 bits."
     n = np.nan_to_num(normal)
     n = n/np.maximum(np.abs(n).sum(-1, keepdims=True), 1e-9)
     xy = n[..., :2]
     fold = (1 - np.abs(xy[..., ::-1]))*np.where(xy >= 0, 1, -1)
     xy = np.where(n[..., 2:] < 0, fold, xy)
-    return np.concatenate([np.rint((xy + 1)*127).astype(np.uint8), np.zeros_like(n[..., :1], np.uint8)], -1)
+    return np.concatenate([np.rint((xy + 1)*63).astype(np.uint8), np.zeros_like(n[..., :1], np.uint8)], -1)
 
 def bytes_to_normal(
     pixels:np.ndarray, # [H,W,3] uint8
 )->np.ndarray: # [H,W,3] float32 unit vectors
     "Returns unit normals from the octahedral square."
-    xy = pixels[..., :2].astype(np.float32)/127 - 1
+    xy = pixels[..., :2].astype(np.float32)/63 - 1
     z = 1 - np.abs(xy).sum(-1, keepdims=True)
     xy = np.where(z < 0, (1 - np.abs(xy[..., ::-1]))*np.where(xy >= 0, 1, -1), xy)
     n = np.concatenate([xy, z], -1)
     return n/np.linalg.norm(n, axis=-1, keepdims=True)
 
-# %% ../nbs/03_profiles.ipynb #677cf143
+# %% ../nbs/03_profiles.ipynb #f1b72297
 SCHEMA = pa.schema([('identity', pa.int64()), ('camera', pa.int16()), ('yaw', pa.float32()), ('pitch', pa.float32()), ('params', pa.string()),
     ('size', pa.int16()), ('scale', pa.float32()), ('box', pa.list_(pa.int16())), ('olat', pa.list_(pa.binary())), ('point', pa.binary()),
     ('normal', pa.binary()), ('albedo', pa.binary()), ('depth', pa.binary()), ('alpha', pa.binary()), ('mask', pa.binary()), ('parts', pa.binary())])
@@ -175,7 +168,7 @@ def encode_view(
     identity:int, # seed of the head
     camera:int, # index into RIG
     params:str='{}', # the head's parameters, json
-    quality:int=92, # of the lamps' WebP
+    quality:int=85, # of the lamps' WebP
 )->dict: # one row of SCHEMA
     "Returns a view as one row of the table."
     olat, scale = encode_olat(view.olat, quality)
@@ -185,9 +178,9 @@ def encode_view(
     grey = lambda x: webp(np.repeat(x.astype(np.uint8)[..., None], 3, -1), None)
     return dict(identity=identity, camera=camera, yaw=view.camera.yaw, pitch=view.camera.pitch, params=params, size=len(view.mask), scale=scale,
         box=list(box), olat=olat, point=pack_map(cut(view.point), POINT_STEP), normal=webp(normal_to_bytes(cut(view.normal)), None),
-        albedo=webp(albedo, 90), depth=pack_map(cut(view.depth), DEPTH_STEP), alpha=grey(view.alpha[t:b, l:r]*255 + .5), mask=grey(view.mask[t:b, l:r]), parts=grey(view.parts[t:b, l:r]))
+        albedo=webp(albedo, 85), depth=pack_map(cut(view.depth), DEPTH_STEP), alpha=grey(view.alpha[t:b, l:r]*255 + .5), mask=grey(view.mask[t:b, l:r]), parts=grey(view.parts[t:b, l:r]))
 
-# %% ../nbs/03_profiles.ipynb #3376d315
+# %% ../nbs/03_profiles.ipynb #691583e0
 def decode_row(
     row:dict, # one row of SCHEMA
 )->dict[str,np.ndarray]: # full-size arrays: levels, point (int16 steps), normal (uint8), albedo (uint8 sRGB), depth (int16 steps), alpha, mask, parts
@@ -198,8 +191,8 @@ def decode_row(
         full[t:b, l:r] = x
         return full
     grey = lambda data: read_image(data)[..., 0]
-    return dict(levels=np.stack([read_image(o) for o in row['olat']]), point=place(unpack_map(row['point'], (b - t, r - l, 3))),
-        normal=place(read_image(row['normal'])), albedo=place(read_image(row['albedo'])), depth=place(unpack_map(row['depth'], (b - t, r - l, 1)))[..., 0],
+    return dict(levels=np.stack([read_image(o) for o in row['olat']]), point=place(unpack_map(row['point'])),
+        normal=place(read_image(row['normal'])), albedo=place(read_image(row['albedo'])), depth=place(unpack_map(row['depth'], 1))[..., 0],
         alpha=place(grey(row['alpha'])), mask=place(grey(row['mask'])).astype(bool), parts=place(grey(row['parts'])))
 
 def bytes_per_column(
@@ -234,7 +227,7 @@ def render_head(
     head = mannequin() if identity == MANNEQUIN else Head(HeadParams.random(identity))
     return photograph(head, tuple(cameras), size=size, spp=spp, seed=seed)
 
-# %% ../nbs/03_profiles.ipynb #b671b1a8
+# %% ../nbs/03_profiles.ipynb #842044d3
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides the bytes of a data set, apart from which identities are in it."
@@ -242,7 +235,7 @@ class Recipe:
     size:int = 128
     spp:int = 8
     seed:int = 0
-    quality:int = 92
+    quality:int = 85
     renderer:str = 'render_head'
     format:int = FORMAT
 
@@ -434,7 +427,7 @@ def estimate_build(
     seconds, size = time.perf_counter() - start, sum(sum(bytes_per_column(r).values()) for r in rows)
     return Estimate(len(identities), views, views/len(rows)*seconds/max(workers, 1), views/len(rows)*size)
 
-# %% ../nbs/03_profiles.ipynb #16f099a0
+# %% ../nbs/03_profiles.ipynb #5e3bef39
 def build_profiles(
     folder:str|Path, # made where it is missing
     identities=range(0, 40), # seeds of the heads; HELD_OUT and up are held out
@@ -443,7 +436,7 @@ def build_profiles(
     spp:int=8, # samples per pixel and lamp
     seed:int=0, # of cameras and path tracer
     workers:int=0, # processes of one thread each; 0 renders here, with all threads
-    quality:int=92, # of the lamps' WebP, 0 to 100
+    quality:int=85, # of the lamps' WebP, 0 to 100
     with_mannequin:bool=True, # add the grey mean head in every camera
     render=render_head, # identity, cameras, size, spp, seed -> list of View
     progress:bool=True, # show a bar
