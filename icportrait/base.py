@@ -7,10 +7,11 @@ __all__ = ['PARTS', 'small_vae', 'small_unet', 'small_scheduler', 'BaseError', '
            'autoencoder_loss', 'finish_vae', 'add_noise', 'denoising_target', 'denoising_loss', 'sample_base',
            'save_base', 'load_base']
 
-# %% ../nbs/04_base.ipynb #e2bf769c
+# %% ../nbs/04_base.ipynb #c2dc252c
 import json
 import shutil
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Base:
     path: str = ''                  # folder, file or name that it was loaded from
     prompts: dict = field(default_factory=dict, repr=False, compare=False)  # encoded prompts, kept
 
-# %% ../nbs/04_base.ipynb #3504b696
+# %% ../nbs/04_base.ipynb #bd8a75aa
 def _property(name): return property(lambda self: getattr(self.unet, name))
 Base.device, Base.dtype = _property('device'), _property('dtype')
 
@@ -83,7 +84,8 @@ def _latent_size(self:Base,
 def _to(self:Base, device=None, dtype=None)->Base:
     "The base itself, its models moved."
     for m in (self.vae, self.unet, self.text_encoder):
-        if m is not None: m.to(device=device, dtype=dtype)
+        if m is not None and device is not None: m.to(device)
+        if m is not None and dtype not in (None, m.dtype): m.to(dtype)
     self.prompts.clear()
     return self
 
@@ -244,7 +246,7 @@ def _whole_folder(folder:str|Path):
     finally:
         for x in (tmp, old): shutil.rmtree(x, ignore_errors=True)
 
-# %% ../nbs/04_base.ipynb #f73321ae
+# %% ../nbs/04_base.ipynb #ac84bea7
 def save_base(base:Base,
               folder:str|Path,            # written whole, replaced if it exists
               card:dict=None,             # data, steps, seeds, figures, licence
@@ -257,11 +259,9 @@ def save_base(base:Base,
         for part in PARTS:
             obj = getattr(base, part)
             if isinstance(obj, nn.Module):
-                before = next(obj.parameters()).dtype
-                state = {k: v.detach().clone() for k, v in obj.state_dict().items()} if before != dtype else None
-                obj.to(dtype).save_pretrained(tmp/part, safe_serialization=True)
-                if state: obj.to(before).load_state_dict(state)
-            elif obj is not None: obj.save_pretrained(tmp/part)
+                obj = deepcopy(obj)
+                for t in (*obj.parameters(), *obj.buffers()): t.data = t.data.to(dtype) if t.is_floating_point() else t.data
+            if obj is not None: obj.save_pretrained(tmp/part)
         for name, content in (('base', info), ('card', card or {})): (tmp/f'{name}.json').write_text(json.dumps(content, indent=1)+'\n')
 
 # %% ../nbs/04_base.ipynb #d72a831f
