@@ -405,7 +405,7 @@ def _provenance(notebook:Path, params:dict)->dict:
     shown = ''.join(f' -p {k}={v}' for k,v in params.items())
     return dict(command=f'icportrait run {notebook.stem}{shown}', commit=commit(), hardware=hardware(), versions=versions)
 
-# %% ../nbs/12_bench.ipynb #43d0a5ab
+# %% ../nbs/12_bench.ipynb #04959a34
 def _params_file(folder:Path, notebook:Path, params:dict):
     "Write `params.yaml`."
     with atomic_path(folder/'params.yaml') as p:
@@ -418,7 +418,7 @@ def _execute(notebook:Path, given:dict, recorder:Recorder, folder:Path):
     with (folder/'kernel.log').open('wb') as log:
         papermill_engines.register('icportrait', _make_engine(recorder, folder/'notebook.ipynb', log))
         with suppress(papermill.PapermillExecutionError):
-            papermill.execute_notebook(str(notebook), None, parameters=given, engine_name='icportrait', kernel_name='python3', progress_bar=False)
+            papermill.execute_notebook(str(notebook), None, parameters=given, engine_name='icportrait', kernel_name='python3', language='python')
     return nbformat.read(folder/'notebook.ipynb', 4)
 
 # %% ../nbs/12_bench.ipynb #37887527

@@ -1,0 +1,54 @@
+# `make demo` and `make test` are all that a fresh machine with Python 3.11 or newer needs.
+SHELL   := /bin/sh
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.icportrait-ready
+# the first Python that is new enough; name another one with `make setup PYTHON=/path/to/python`
+PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+# nothing is fetched while the project works; what it needs is in the repository
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+ARGS    ?=
+
+.PHONY: help setup demo test lab export check readme clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     train, make portraits and measure them: outputs/demo/report.html (ARGS=--fast for one minute)"
+	@echo "make test     all tests"
+	@echo "make lab      JupyterLab on the notebooks"
+	@echo "make setup    the virtual environment only (demo, test and lab do this by themselves)"
+	@echo "make export   notebooks -> modules and README.md"
+	@echo "make check    fails when modules, notebooks and README are out of step"
+
+setup: $(STAMP)
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "icportrait needs Python 3.11 or newer with venv (on Debian: apt install python3-venv); none was found. Name one with: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup
+	$(OFFLINE) $(BIN)/icportrait demo $(ARGS)
+
+test: setup
+	$(OFFLINE) $(BIN)/python tests/run_all.py $(ARGS)
+
+lab: setup
+	$(BIN)/jupyter lab nbs
+
+export: setup
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tests/readme.py
+
+readme: setup
+	$(BIN)/python tests/readme.py
+
+check: setup
+	$(OFFLINE) $(BIN)/python -m pytest -q tests/test_sync.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache
