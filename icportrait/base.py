@@ -229,15 +229,16 @@ def sample_base(base:Base,
         z = scheduler.step(out, t, z).prev_sample
     return decode(base.vae, z)
 
-# %% ../nbs/04_base.ipynb #e3bdc6ba
+# %% ../nbs/04_base.ipynb #718fc5ad
 PARTS = ('vae', 'unet', 'scheduler', 'text_encoder', 'tokenizer')
 
 @contextmanager
 def _whole_folder(folder:str|Path):
     "A temporary folder that takes the place of `folder` when all went well."
     folder = Path(folder); tmp, old = folder.with_name(f'.{folder.name}.tmp'), folder.with_name(f'.{folder.name}.old')
-    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
+    shutil.rmtree(tmp, ignore_errors=True)
     try:
+        tmp.mkdir(parents=True)
         yield tmp
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists(): folder.rename(old)
