@@ -176,7 +176,7 @@ def split_level(name:str,  # the level's name
     source,target = x.chunk(2, -1)
     return Level(name, source, target)
 
-# %% ../nbs/05_control.ipynb #7ab789e3
+# %% ../nbs/05_control.ipynb #755bac5d
 class ControlUNet(nn.Module):
     "The base UNet's structure on the base's own weights, with LoRA and extra input channels."
     def __init__(self,
@@ -191,12 +191,17 @@ class ControlUNet(nn.Module):
                 ):
         super().__init__()
         self.config = dict(rank=rank, extra_channels=extra_channels, targets=list(targets), timestep=timestep, upto=upto)
-        self.timestep,self.upto,self.base = timestep, upto, fingerprint(unet)
+        self.timestep,self.upto,self.base,self.card = timestep, upto, fingerprint(unet), {}
         self.stride = 2**(len(unet.config.block_out_channels)-1)
         self.unet = add_lora(_trim(shared_copy(unet, share_base), upto), rank, tuple(targets), seed)
         c = unet.conv_in.out_channels
         self.extra_in = nn.Conv2d(extra_channels, c, 3, padding=1, bias=False) if extra_channels else None
         if extra_channels: nn.init.zeros_(self.extra_in.weight)
+
+    @property
+    def device(self)->torch.device: return self.unet.conv_in.weight.device
+    @property
+    def dtype(self)->torch.dtype: return self.unet.conv_in.weight.dtype
 
 # %% ../nbs/05_control.ipynb #38573d2e
 def _trim(unet, upto): # cut away what lies behind the last wanted feature
@@ -263,13 +268,13 @@ def disable_lora(self:ControlUNet):
 ControlUNet.named_trainable,ControlUNet.trainable_parameters = named_trainable, trainable_parameters
 ControlUNet.disable_lora = disable_lora
 
-# %% ../nbs/05_control.ipynb #f42036bd
+# %% ../nbs/05_control.ipynb #2d491a5d
 def _write_json(path, value):
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(value, indent=1, sort_keys=True)+'\n')
 
 def save(self:ControlUNet,
          folder:str|Path,               # made if it is not there
-         card:dict|None=None,           # stage, data, steps, seed, metrics, ...
+         card:dict|None=None,           # stage, data, steps, seed, metrics, ...; None: the card it was loaded with
          dtype:torch.dtype|None=None,   # torch.float16 halves the file; None: as trained
         )->Path:
     "Write the net as an adapter folder; every file is written whole."
@@ -278,7 +283,7 @@ def save(self:ControlUNet,
     weights = {n: p.detach().to('cpu', dtype or p.dtype).contiguous() for n,p in self.named_trainable().items()}
     with atomic_path(folder/'adapter.safetensors') as tmp: save_file(weights, tmp, metadata={'format': 'pt'})
     _write_json(folder/'adapter_config.json', dict(kind=type(self).__name__, **self.config, base=self.base))
-    _write_json(folder/'card.json', card or {})
+    _write_json(folder/'card.json', self.card if card is None else card)
     return folder
 
 ControlUNet.save = save
@@ -308,7 +313,13 @@ def read_adapter_weights(folder:str|Path, # an adapter folder
     if bad: raise AdapterError(f"{path} holds values that are not finite in {bad}: train the adapter again")
     return weights
 
-# %% ../nbs/05_control.ipynb #f48a57a4
+# %% ../nbs/05_control.ipynb #b627eace
+def _read_card(folder): # {} where there is none
+    path = Path(folder)/'card.json'
+    try: return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError: raise AdapterError(f"{path} is damaged: copy the adapter again") from None
+
+# %% ../nbs/05_control.ipynb #5ac6189d
 def _check_weights(path, have, want):
     "An `AdapterError` about the first name or shape that differs."
     for n in [*want, *have]:
@@ -330,6 +341,7 @@ def load(self:ControlUNet,
     _check_weights(folder, have, want)
     with torch.no_grad():
         for n,p in want.items(): p.copy_(have[n])
+    self.card = _read_card(folder)
     return self
 
 ControlUNet.load = load
