@@ -101,7 +101,7 @@ def fuse(levels:list[Level],                        # the Appearance Net's featu
     aligned = [l.target if flow is None else relocate(l.source, flow, confidence)+l.target for l in levels]
     return FRef([torch.cat([l.source,w], 1) for l,w in zip(levels, aligned)], keep)
 
-# %% ../nbs/07_stitching.ipynb #7d7db6fc
+# %% ../nbs/07_stitching.ipynb #7b1d7dba
 class ReferenceAttention:
     "An attention processor: what was there before, plus attention of the same queries to a reference."
     def __init__(self,
@@ -117,7 +117,7 @@ class ReferenceAttention:
         q = attn.to_q(hidden_states)
         ref = F.scaled_dot_product_attention(heads(q), heads(self.key.to(q.dtype)), heads(self.value.to(q.dtype)))
         ref = F.linear(ref.transpose(1,2).flatten(2), attn.to_out[0].weight)/attn.rescale_output_factor
-        if self.keep is not None: ref = ref*self.keep.to(ref.dtype)[:,None,None]
+        if self.keep is not None: ref = ref*self.keep.to(ref)[:,None,None]
         return out + ref
 
 # %% ../nbs/07_stitching.ipynb #8eea0753
@@ -179,7 +179,7 @@ class Injection(nn.Module):
             self.reference = nn.ModuleList(ReferenceKeys(places[i].channels, unet.get_submodule(n))
                                            for n,i in zip(self.layers, self.level))
 
-# %% ../nbs/07_stitching.ipynb #52edb407
+# %% ../nbs/07_stitching.ipynb #47b30487
 def _inject(self:Injection,
             f_ref:FRef,   # one tensor per socket
            )->Injected:
@@ -188,7 +188,7 @@ def _inject(self:Injection,
     down,mid = None, None
     if self.aligned is not None:
         added = [conv(w.to(conv.weight.dtype)) for conv,(_,w) in zip(self.aligned, halves)]
-        if f_ref.keep is not None: added = [x*f_ref.keep.to(x.dtype)[:,None,None,None] for x in added]
+        if f_ref.keep is not None: added = [x*f_ref.keep.to(x)[:,None,None,None] for x in added]
         *down,mid = added
     references = [keys(halves[i][0]) for keys,i in zip(self.reference, self.level)]
     return Injected(None if down is None else tuple(down), mid, references, f_ref.keep)
