@@ -294,7 +294,7 @@ def _make_engine(recorder:Recorder, copy:Path, log):
 
     return _engine_class(NBClientEngine, Manager, Client, log)
 
-# %% ../nbs/12_bench.ipynb #78b16506
+# %% ../nbs/12_bench.ipynb #806e3924
 def _engine_class(base, Manager, Client, log):
     "The engine itself: one manager, one client, one kernel."
     class Engine(base):
@@ -314,7 +314,9 @@ def _settle(client, # the client of an interrupted run
     import asyncio
     from jupyter_core.utils import run_sync
     async def wait():
-        for t in asyncio.all_tasks()-{asyncio.current_task()}: t.cancel()
+        waiting = asyncio.all_tasks()-{asyncio.current_task()}
+        for t in waiting: t.cancel()
+        await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
         await client.km.interrupt_kernel()
         client.kc.kernel_info()
         with suppress(Exception): await asyncio.wait_for(client.kc.get_shell_msg(timeout=patience), patience)
