@@ -161,7 +161,7 @@ def deferred_interrupt():
     try: yield seen
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/09_training.ipynb #d4f00ed5
+# %% ../nbs/09_training.ipynb #c1581c11
 class History:
     "What a run has measured so far, in memory and in `metrics.jsonl`."
     def __init__(self,
@@ -182,7 +182,9 @@ class History:
         new = [{k: v.item() if isinstance(v, Tensor) else v for k, v in r.items()} for r in self.pending]
         self.records += new; self.pending = []
         if self.path and new:
-            with open(self.path, 'a') as f: f.write(''.join(json.dumps(r)+'\n' for r in new))
+            try:
+                with open(self.path, 'a') as f: f.write(''.join(json.dumps(r)+'\n' for r in new))
+            except OSError as e: raise TrainingError(f'{self.path} could not be written: {e.strerror}') from e
         return new
 
     train = property(lambda self: [r for r in self.records if 'loss' in r])
@@ -285,11 +287,12 @@ def _report(history:History, accelerator, bar)->None:
     accelerator.log({f'train/{k}': v for k, v in mean.items()}, step=new[-1]['step'])
     bar.set_postfix({k: f'{mean[k]:.3g}' for k in keys[:1] + keys[3:5]}, refresh=False)
 
-# %% ../nbs/09_training.ipynb #bab913b9
+# %% ../nbs/09_training.ipynb #b5b1ea21
 def _start(named:dict, make_optimizer:Callable, ema:float|None, seed:int, steps:int, folder:Path|None, resume:bool)->_Run:
     "A run at its beginning, or where its newest whole checkpoint left it."
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
+        try: folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise TrainingError(f'{folder} cannot be a run folder: {e.strerror}') from e
         for tmp in folder.glob('.step-*.tmp'): shutil.rmtree(tmp, ignore_errors=True)   # of a killed run
     if folder and not resume:
         for old in [*checkpoints(folder), folder/'curves', folder/'pictures']: shutil.rmtree(old, ignore_errors=True)
@@ -298,7 +301,7 @@ def _start(named:dict, make_optimizer:Callable, ema:float|None, seed:int, steps:
     if found: run.load(*found)
     return run
 
-# %% ../nbs/09_training.ipynb #c1f42202
+# %% ../nbs/09_training.ipynb #b808b844
 def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figures
           parameters:list,          # of parameters, or of (name, parameter)
           batch_at:Callable,        # step -> batch: a function of the step alone, so that a run can resume exactly
@@ -332,7 +335,7 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
                 history.add(**_take_step(run, step_loss, batch, rate, clip, mixed_precision, acc)); bar.update()
                 end = run.step == steps or bool(interrupted)
                 due = lambda every: end or run.step % every == 0
-                if due(log_every) or due(checkpoint_every): _report(history, acc, bar)
+                if any(due(n) for n in (log_every, checkpoint_every, validate_every)): _report(history, acc, bar)
                 if validate and lead and not interrupted and due(validate_every): _validate(validate, run.step, run.ema, history, acc, folder)
                 if folder and lead and due(checkpoint_every): run.save()
                 if interrupted: raise KeyboardInterrupt(f'stopped after step {run.step}' + (f'; call again to go on from {folder}' if folder else ''))
