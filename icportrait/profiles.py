@@ -671,7 +671,7 @@ class LightTable:
         c = profiles.camera[i]
         return profiles.image(i, self.weights[c, k], self.backgrounds[c, k])
 
-# %% ../nbs/03_profiles.ipynb #69e04a93
+# %% ../nbs/03_profiles.ipynb #5d98a1cd
 def pool_points(
     point:np.ndarray, # [H,W,3] canonical, nan outside
     size:int, # cells a side
@@ -693,8 +693,11 @@ def flow_from_points(
     "Returns where the profile shows each cell of the target, and whether it does."
     b, h, w, s = *target.shape[:3], source.shape[1]
     there = torch.isfinite(target[..., 0]).flatten(1)
-    a, z = target.nan_to_num(1e3).reshape(b, h*w, 3), source.nan_to_num(-1e3).reshape(b, s*s, 3)
-    distance, index = torch.cdist(a, z, compute_mode='donot_use_mm_for_euclid_dist').min(-1)
+    a, z = target.nan_to_num(0).reshape(b, h*w, 3), source.reshape(b, s*s, 3)
+    length = (z**2).sum(-1).nan_to_num(1e6)[:, None]   # a place without a surface is never the nearest
+    z = z.nan_to_num(0)
+    index = torch.baddbmm(length, a, z.mT, alpha=-2).argmin(-1)   # |a - z|^2 without |a|^2
+    distance = (a - z.gather(1, index[..., None].expand(-1, -1, 3))).norm(dim=-1)
     flow = torch.stack([(index % s + .5)/s*2 - 1, (index//s + .5)/s*2 - 1], 1).reshape(b, 2, h, w)
     visible = ((distance < tolerance) & there).float().reshape(b, 1, h, w)
     return flow*visible, visible
