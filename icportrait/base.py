@@ -190,12 +190,12 @@ def denoising_target(scheduler,       # its prediction_type decides
     a, s = _alpha_sigma(scheduler, t, latents)
     return (a*noise - s*latents).to(latents.dtype)
 
-# %% ../nbs/04_base.ipynb #0c34be66
+# %% ../nbs/04_base.ipynb #76e89982
 def denoising_loss(prediction:Tensor,   # [B,C,h,w] the UNet's output
                    target:Tensor,       # [B,C,h,w] from denoising_target
                    scheduler,           # its prediction_type decides
                    t:Tensor,            # [B] integer steps
-                   gamma:float|None=5., # min-SNR cap; None: plain mean square
+                   gamma:float|None=None, # min-SNR cap (5 is usual); None: plain mean square, which alone also trains the step of pure noise
                   )->Tensor:            # scalar
     "Mean squared error, weighted by min-SNR."
     error = (prediction.float() - target.float()).square().mean((1, 2, 3))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainingError', 'learning_rate', 'EMA', 'write_checkpoint', 'checkpoints', 'read_checkpoint', 'latest_checkpoint',
-           'optimizer_tensors', 'load_optimizer', 'step_seed', 'deferred_interrupt', 'History', 'TrainResult', 'train']
+           'optimizer_tensors', 'load_optimizer', 'step_seed', 'deferred_interrupt', 'History', 'TrainResult', 'train',
+           'matching_batch', 'appearance_batch']
 
 # %% ../nbs/09_training.ipynb #6706c1e1
 import hashlib
@@ -340,3 +341,20 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
                 if folder and lead and due(checkpoint_every): run.save()
                 if interrupted: raise KeyboardInterrupt(f'stopped after step {run.step}' + (f'; call again to go on from {folder}' if folder else ''))
     return TrainResult(history.train, time.perf_counter() - begin, run.step, history.validation, run.ema)
+
+# %% ../nbs/09_training.ipynb #5a2c4bc7
+def matching_batch(pairs:dict, # of profiles.sample_pairs
+                   base,       # a Base; its condition, device and dtype are used
+                  )->dict:     # what matching.matching_loss reads
+    "Pairs as the Matching Net's loss reads them: the lighting image is masked, the flow leads from it into the profile."
+    names = dict(z_profile='profile', z_masked='lighting_masked', flow='flow_lighting', visible='visible_lighting')
+    return {k: pairs[v].to(base.device) for k, v in names.items()} | dict(condition=base.condition(len(pairs['profile'])))
+
+def appearance_batch(pairs:dict,      # of profiles.sample_pairs
+                     base,            # a Base
+                     flow=None,       # [B,2,*,*] target grid, in [-1,1], or a list of them by level; None: no flow (stage 2)
+                     confidence=None, # [B,1,*,*], or a list
+                    )->dict:          # what stitching.appearance_loss reads
+    "Pairs as the Appearance Net's loss reads them; the flow comes from outside."
+    names = dict(z_profile='profile', z_masked='lighting_masked', z_target='target', kept='kept')
+    return {k: pairs[v].to(base.device) for k, v in names.items()} | dict(flow=flow, confidence=confidence, condition=base.condition(len(pairs['profile'])))
