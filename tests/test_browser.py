@@ -105,7 +105,7 @@ def picture(page, label):
 def halves(page, label):
     "Mean brightness of the left and of the right half of a picture as it is on the screen, 0 to 255."
     return picture(page, label).locator('img').evaluate('''async img => {
-        await img.decode();
+        for (let k = 0; k < 9; k++) { try { await img.decode(); break; } catch { /* replaced meanwhile: decode the next */ } }
         const c = document.createElement('canvas'), w = c.width = img.naturalWidth, h = c.height = img.naturalHeight, g = c.getContext('2d');
         g.drawImage(img, 0, 0);
         const mean = x => { const d = g.getImageData(x, 0, w/2, h).data; let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i] + d[i+1] + d[i+2]; return s/(d.length/4)/3; };
@@ -185,7 +185,7 @@ def test_voila(tab, toy, tmp_path):
 def test_lab(tab, toy, tmp_path):
     with lab(tmp_path) as url:
         tab.goto(f'{url}/lab/tree/toy.ipynb?reset', timeout=120_000)
-        tab.locator('.jp-Notebook .jp-CodeCell').first.wait_for(timeout=120_000)
+        tab.get_by_text('| Idle').first.wait_for(timeout=120_000)     # cells run before the kernel is there are forgotten
         tab.get_by_role('menuitem', name='Run', exact=True).click()
         tab.get_by_text('Run All Cells', exact=True).first.click()
         check_toy(tab)
