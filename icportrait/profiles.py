@@ -14,7 +14,7 @@ __all__ = ['HELD_OUT', 'MANNEQUIN', 'FORMAT', 'POINT_STEP', 'DEPTH_STEP', 'SCHEM
            'head_extent', 'LatentCache', 'latent_key', 'encode_lights', 'build_latents', 'draw_pair', 'gather_pairs',
            'sample_pairs', 'EvalPair', 'eval_pairs', 'pair_images']
 
-# %% ../nbs/03_profiles.ipynb #ba3d3adf
+# %% ../nbs/03_profiles.ipynb #adcf530d
 import contextlib, hashlib, io, json, multiprocessing, os, re, shutil, threading, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, is_dataclass
@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .heads import Head, HeadParams, mannequin
+from .heads import PART, Head, HeadParams, mannequin
 from .images import atomic_path, data_folder, linear_to_srgb, srgb_to_linear
 from .lightstage import LIGHTS, RIG, Camera, View, compose, photograph, random_light, relight
 
@@ -673,19 +673,18 @@ class LightTable:
         c = profiles.camera[i]
         return profiles.image(i, self.weights[c, k], self.backgrounds[c, k])
 
-# %% ../nbs/03_profiles.ipynb #5d98a1cd
+# %% ../nbs/03_profiles.ipynb #b3f2b091
 def pool_points(
     point:np.ndarray, # [H,W,3] canonical, nan outside
     size:int, # cells a side
-    spread:float=.15, # canonical units; a cell whose pixels differ by more lies on an edge
 )->np.ndarray: # [size,size,3] canonical, nan where the centre shows no surface
-    "Returns the surface points at the centres of cells: the mean of the pixels that touch each centre."
+    "Returns the surface point at the centre of every cell: of the pixels that touch the centre, the one nearest to their mean."
     step = len(point)//size
     if step*size != len(point): raise ProfileError(f'{len(point)} pixels do not divide into {size} cells')
-    a = (step - 1)//2
-    four = np.stack([point[y::step, x::step] for y in {a, step//2} for x in {a, step//2}])
-    near = (four.max(0) - four.min(0)).max(-1, keepdims=True) < spread
-    return np.where(near, four.mean(0), np.nan).astype(np.float32)
+    touch = sorted({(step - 1)//2, step//2})
+    four = np.stack([point[y::step, x::step] for y in touch for x in touch])
+    off = np.linalg.norm(four - four.mean(0), axis=-1)   # nan where one of them misses the head
+    return np.take_along_axis(four, np.nan_to_num(off, nan=9.).argmin(0)[None, ..., None], 0)[0].astype(np.float32)
 
 def flow_from_points(
     target:Tensor, # [B,h,w,3] canonical points at the target's cells, nan where there is none
@@ -704,7 +703,7 @@ def flow_from_points(
     visible = ((distance < tolerance) & there).float().reshape(b, 1, h, w)
     return flow*visible, visible
 
-# %% ../nbs/03_profiles.ipynb #5df5afe9
+# %% ../nbs/03_profiles.ipynb #b8914c3b
 def weights_digest(
     model:torch.nn.Module, # any
 )->str: # sha256, hex
@@ -721,11 +720,13 @@ def describe(function)->str:
 
 def head_extent(
     point:np.ndarray, # [H,W,3] canonical, nan outside
-    chin:float=-1.05, # canonical height of the chin
+    parts:np.ndarray, # [H,W] index into PARTS
+    chin:float=-1., # canonical height of the chin
 )->float: # share of the image's side, in (0,1]
-    "Returns the head's size: the longer side of the box around what lies above the chin, hair included."
-    t, l, b, r = bounding_box(np.nan_to_num(point[..., 1], nan=-9) > chin)
-    return max(b - t, r - l)/len(point)
+    "Returns the head's size: the longer side of the box around what lies above the chin, hair included, but for half a percent."
+    head = (np.nan_to_num(point[..., 1], nan=-9) > chin) & (parts != PART['clothes'])
+    if not head.any(): return 1.
+    return float(max(np.ptp(np.percentile(x, (.5, 99.5))) + 1 for x in np.nonzero(head))/len(point))
 
 # %% ../nbs/03_profiles.ipynb #90bda396
 class LatentCache:
@@ -779,7 +780,7 @@ def encode_lights(
     kept = torch.nn.functional.adaptive_avg_pool2d(kept, z.shape[-2:])[:, 0]
     return dict(z=z.half().numpy(), z_masked=z_masked.half().numpy(), kept=(kept*255).round().byte().numpy())
 
-# %% ../nbs/03_profiles.ipynb #8d7d368a
+# %% ../nbs/03_profiles.ipynb #6012a799
 def build_latents(
     vae:torch.nn.Module, # autoencoder, frozen
     profiles:ProfileSet, # views
@@ -805,7 +806,7 @@ def build_latents(
         for i in tqdm(range(done, n), initial=done, total=n, desc='latents', unit='view', disable=not progress):
             point = profiles.point(i)
             row = first if i == 0 else encode_lights(profiles, i, vae, encode, mask, lights, seed)
-            row |= dict(cells=pool_points(point, h), points=pool_points(point, fine), head_size=head_extent(point))
+            row |= dict(cells=pool_points(point, h), points=pool_points(point, fine), head_size=head_extent(point, profiles.arrays['parts'][profiles.views[i].row]))
             for k, v in row.items(): arrays[k][i] = v
             if i % 50 == 49: _mark(temp, arrays, i + 1)
         _mark(temp, arrays, n)
@@ -899,7 +900,7 @@ def eval_pairs(
         out.append(EvalPair(int(p), int(t), *(int(k) for k in rng.integers(lights, size=2)), bool(abs(yaw[p] - yaw[t]) > WIDE)))
     return out
 
-# %% ../nbs/03_profiles.ipynb #18750f0f
+# %% ../nbs/03_profiles.ipynb #0b209d3b
 def pair_images(
     profiles:ProfileSet, # the set of the pair
     pair:EvalPair, # of eval_pairs
@@ -914,4 +915,4 @@ def pair_images(
     camera, target = int(profiles.camera[t]), lights.image(profiles, t, pair.target_light)
     return dict(profile=lights.image(profiles, pair.profile, pair.profile_light), target=target, flow=flow[0], visible=visible[0],
         lighting=target if lighting is None else lights.image(profiles, lighting, pair.target_light), light=lights.light(camera, pair.target_light),
-        pose=(RIG[camera].yaw, RIG[camera].pitch), head_size=head_extent(profiles.point(t)), identity=int(profiles.identity[t]), wide=pair.wide)
+        pose=(RIG[camera].yaw, RIG[camera].pitch), head_size=head_extent(profiles.point(t), profiles.arrays['parts'][profiles.views[t].row]), identity=int(profiles.identity[t]), wide=pair.wide)
