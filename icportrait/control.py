@@ -319,7 +319,7 @@ def _read_card(folder): # {} where there is none
     try: return json.loads(path.read_text()) if path.is_file() else {}
     except ValueError: raise AdapterError(f"{path} is damaged: copy the adapter again") from None
 
-# %% ../nbs/05_control.ipynb #5ac6189d
+# %% ../nbs/05_control.ipynb #02753d18
 def _check_weights(path, have, want):
     "An `AdapterError` about the first name or shape that differs."
     for n in [*want, *have]:
@@ -334,7 +334,7 @@ def load(self:ControlUNet,
     "Load an adapter's weights into this net; an `AdapterError` if it is of another base or shape."
     config = read_adapter_config(folder)
     if config['kind']!=type(self).__name__:
-        raise AdapterError(f"Adapter {folder} is a {config['kind']}, not a {type(self).__name__}")
+        raise AdapterError(f"Adapter {folder} is for {config['kind']}, not for {type(self).__name__}")
     if not same_base(config['base'], self.base):
         raise AdapterError(f"Adapter {folder} belongs to another base: train it on this base, or load its own")
     have,want = read_adapter_weights(folder), self.named_trainable()
@@ -346,7 +346,7 @@ def load(self:ControlUNet,
 
 ControlUNet.load = load
 
-# %% ../nbs/05_control.ipynb #053ab1b2
+# %% ../nbs/05_control.ipynb #73c733de
 def from_folder(cls,
                 unet:UNet2DConditionModel, # the base's UNet
                 folder:str|Path,           # an adapter folder
@@ -354,7 +354,7 @@ def from_folder(cls,
                )->ControlUNet:
     "Build the net that an adapter folder describes on a base, and load it."
     config = read_adapter_config(folder)
-    if config['kind']!=cls.__name__: raise AdapterError(f"Adapter {folder} is a {config['kind']}, not a {cls.__name__}")
+    if config['kind']!=cls.__name__: raise AdapterError(f"Adapter {folder} is for {config['kind']}, not for {cls.__name__}")
     if not same_base(config['base'], fingerprint(unet)):
         raise AdapterError(f"Adapter {folder} belongs to another base: train it on this base, or load its own")
     try: net = cls(unet, **{k:v for k,v in config.items() if k not in ('kind','base')}, **kwargs)

@@ -14,21 +14,23 @@ from .control import ControlUNet, unet_features
 
 # %% auto #0
 __all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'local_soft_argmax', 'cycle_error',
-           'flow_from_cost', 'resize_truth', 'bilinear_targets', 'correspondence_loss', 'Matches', 'MatchingNet',
-           'matches_from_costs', 'match', 'matching_loss', 'end_point_error', 'pck', 'dift_match']
+           'flow_from_cost', 'resize_truth', 'bilinear_targets', 'correspondence_loss', 'Matches', 'resize_cost',
+           'join_coarse', 'MatchingNet', 'matches_from_costs', 'match', 'matching_loss', 'end_point_error', 'pck',
+           'dift_match']
 
-# %% ../nbs/06_matching.ipynb #7165c9b1
+# %% ../nbs/06_matching.ipynb #85bcbeb5
 def cost_volume(target:Tensor, # [B,C,h,w] features of the target half
                 source:Tensor, # [B,C,H,W] features of the source half
                )->Tensor:      # [B,h,w,H,W] cosine similarity, in [-1,1], fp32
     "Similarity of every target cell with every source cell (figure: 4D cost volume)."
     if target.shape[:2]!=source.shape[:2]:
         raise ValueError(f"Features must agree in batch and channels, not {tuple(target.shape)} and {tuple(source.shape)}")
-    t,s = (F.normalize(x.float(), dim=1) for x in (target, source))
-    cost = torch.bmm(t.flatten(2).transpose(1,2), s.flatten(2))
+    with torch.autocast(target.device.type, enabled=False): # bf16 would round away what the softmax tells apart
+        t,s = (F.normalize(x.float(), dim=1) for x in (target, source))
+        cost = torch.bmm(t.flatten(2).transpose(1,2), s.flatten(2))
     return cost.unflatten(2, source.shape[-2:]).unflatten(1, target.shape[-2:])
 
-# %% ../nbs/06_matching.ipynb #0e5d3f08
+# %% ../nbs/06_matching.ipynb #8760649b
 def identity_flow(batch:int,                    # samples
                   size:int|tuple[int,int],      # h, or (h, w)
                   device='cpu',                 # where
@@ -43,8 +45,9 @@ def warp(x:Tensor,    # [B,C,H,W] features or an image of the source
          flow:Tensor, # [B,2,h,w] target grid, in [-1,1]
         )->Tensor:    # [B,C,h,w] on the target's grid
     "Read the source where the flow points, bilinearly; outside, its edge goes on."
-    grid = flow.permute(0,2,3,1).to(x.dtype)
-    return F.grid_sample(x, grid, mode='bilinear', padding_mode='border', align_corners=False)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    grid = flow.permute(0,2,3,1).to(exact)
+    return F.grid_sample(x.to(exact), grid, mode='bilinear', padding_mode='border', align_corners=False).to(x.dtype)
 
 # %% ../nbs/06_matching.ipynb #80a7e606
 def resize_flow(flow:Tensor,              # [B,2,h,w] target grid, in [-1,1]
@@ -179,7 +182,28 @@ class Matches:
         "The finest flow and its confidence at image resolution."
         return resize_flow(self.flow, size), resize_map(self.confidence, size)
 
-# %% ../nbs/06_matching.ipynb #12709e53
+# %% ../nbs/06_matching.ipynb #ac88fd89
+def resize_cost(cost:Tensor,                # [B,h,w,H,W]
+                target:tuple[int,int],      # new (h, w)
+                source:tuple[int,int],      # new (H, W)
+               )->Tensor:                   # [B,*target,*source]
+    "A cost volume on other grids, bilinearly on both sides."
+    b,h,w,H,W = cost.shape
+    x = F.interpolate(cost.reshape(b,h*w,H,W), size=source, mode='bilinear', align_corners=False)
+    x = F.interpolate(x.flatten(2).transpose(1,2).unflatten(2,(h,w)), size=target, mode='bilinear', align_corners=False)
+    return x.flatten(2).transpose(1,2).unflatten(1,target).unflatten(3,source)
+
+def join_coarse(costs:dict[str,Tensor], # level -> [B,h,w,h,w], coarse to fine
+                weight:float,           # of the coarser level; 0: none
+               )->dict[str,Tensor]:     # the same levels, still in [-1,1]
+    "Every level's cost with the enlarged cost of the level before."
+    if not weight: return costs
+    out,last = {}, None
+    for n,c in costs.items():
+        out[n] = last = c if last is None else (c+weight*resize_cost(last, tuple(c.shape[1:3]), tuple(c.shape[3:])))/(1+weight)
+    return out
+
+# %% ../nbs/06_matching.ipynb #500c17dd
 class MatchingNet(ControlUNet):
     "The control net that finds where the lighting image's parts lie in the profile."
     def __init__(self,
@@ -187,12 +211,13 @@ class MatchingNet(ControlUNet):
                  rank:int=16,               # LoRA rank
                  upto:str|None=None,        # last block used; None: the last but one up block
                  temperature:float=.05,     # of the softmax over source cells, in training and after
+                 coarse:float=0.,           # weight with which a level's cost joins that of the next finer level
                  radius:int=1,              # half-width of the soft-argmax window, cells
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
         super().__init__(unet, rank, upto=upto or f'up{len(unet.up_blocks)-2}', **kwargs)
-        self.temperature,self.radius = temperature, radius
-        self.config |= dict(temperature=temperature, radius=radius)
+        self.temperature,self.radius,self.coarse = temperature, radius, coarse
+        self.config |= dict(temperature=temperature, radius=radius, coarse=coarse)
 
     def costs(self,
               source_latents:Tensor, # [B,C,h,w] of the profile
@@ -200,7 +225,8 @@ class MatchingNet(ControlUNet):
               condition:Tensor,      # [B,S,D] text states
              )->dict[str,Tensor]:    # level -> [B,h,w,h,w], coarse to fine
         "Layer-wise correlation: one cost volume per level."
-        return {l.name: cost_volume(l.target, l.source) for l in self.features(source_latents, target_latents, condition)}
+        levels = self.features(source_latents, target_latents, condition)
+        return join_coarse({l.name: cost_volume(l.target, l.source) for l in levels}, self.coarse)
 
 # %% ../nbs/06_matching.ipynb #23d07b15
 def matches_from_costs(costs:dict[str,Tensor], # level -> [B,h,w,h,w], coarse to fine
