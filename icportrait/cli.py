@@ -222,7 +222,7 @@ def match(profile:Annotated[Path, typer.Argument(help="The person.")],
     print(save_image(image_grid([[a, b, warp(a[None].to(m.flow), m.flow)[0], m.confidence[0]]]), out))
     print(f'mean confidence {m.confidence.mean():.3f}')
 
-# %% ../nbs/13_cli.ipynb #7077fa81
+# %% ../nbs/13_cli.ipynb #60fd9b46
 def _direction(text:str)->list[float]:
     "Three numbers, not all zero."
     try: xyz = [float(o) for o in text.split(',')]
@@ -237,7 +237,7 @@ def _mannequin(towards:list[float], yaw:float, pitch:float):
     from icportrait.profiles import MANNEQUIN,load_profiles
     camera = min(range(len(RIG)), key=lambda i: (RIG[i].yaw-yaw)**2 + (RIG[i].pitch-pitch)**2)
     views = load_profiles('mini', 'all')
-    return views.image(views.find(MANNEQUIN, camera), light_from_direction(np.array(towards)), np.full(3, .5))
+    return views.image(views.find(MANNEQUIN, camera), light_from_direction(np.array(towards)))
 
 # %% ../nbs/13_cli.ipynb #d66b51dd
 @commands.command()
@@ -277,7 +277,7 @@ def build(folder:Annotated[Path, typer.Argument(help="Where the shards go; an un
     from icportrait.profiles import build_profiles
     print(build_profiles(folder, wanted, views, size, spp, seed, workers, progress=True))
 
-# %% ../nbs/13_cli.ipynb #6033d83c
+# %% ../nbs/13_cli.ipynb #ffc5de0d
 @data_commands.command()
 def check(folder:Annotated[Path, typer.Argument(help="A built set.")]):
     "Read every byte of a set, and say what is wrong with it."
@@ -298,4 +298,4 @@ def show(folder:Annotated[str, typer.Argument(help="'mini', or a built set.")]='
     from icportrait.profiles import load_profiles
     out,views,rng = _out_image(out),load_profiles(folder, 'all'),np.random.default_rng(seed)
     some = iter(rng.permutation(len(views.views)).tolist()*rows*8)
-    print(save_image(image_grid([[views.image(next(some), random_light(rng), np.full(3, .5)) for _ in range(8)] for _ in range(rows)]), out))
+    print(save_image(image_grid([[views.image(next(some), random_light(rng)) for _ in range(8)] for _ in range(rows)]), out))

@@ -1,8 +1,11 @@
 "What all tests share: a clean environment, and tiny experiments to run."
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -19,6 +22,14 @@ def command(*args, cwd=None, env=None, timeout=300):
     "Run `icportrait` in a process of its own, as a terminal would."
     line = [sys.executable, '-c', 'from icportrait.cli import app; app()', *map(str, args)]
     return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=os.environ | {'PYTHONPATH': str(ROOT), 'COLUMNS': '160'} | (env or {}))
+
+
+def here(*args):
+    "Run `icportrait` in this process, which saves loading the libraries again."
+    from icportrait.cli import main
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err): status = main([str(o) for o in args])
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def error_line(done, status=1):

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import LAST, ROOT, command, error_line
+from conftest import LAST, ROOT, command, error_line, here
 from PIL import Image
 
 
@@ -29,7 +29,7 @@ def test_help_is_instant():
 @pytest.mark.parametrize('args,status,says', [
     (['nonsense'], 2, 'No such command'),
     (['portrait'], 2, 'Missing option'),
-    (['demo', '-p', 'stepz=1'], 1, ''),
+    (['demo', '-p', 'no_such=1'], 1, 'no_such'),
     (['demo', '-p', 'steps'], 1, 'name=value'),
     (['run', 'nowhere.ipynb'], 1, 'no such notebook'),
     (['results', 'nowhere'], 1, 'no result'),
@@ -39,8 +39,9 @@ def test_help_is_instant():
     (['portrait', '--profile', 'none.png', '--light', 'none.png', '--out', 'c.png'], 1, 'none.png: no such file'),
     (['match', 'none.png', 'none.png', '--out', 'c.xyz'], 1, 'unknown image format'),
 ])
-def test_one_line(tmp_path, args, status, says):
-    assert says in error_line(command(*args, cwd=tmp_path), status)
+def test_one_line(tmp_path, monkeypatch, args, status, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in error_line(here(*args), status)
     assert not list(tmp_path.iterdir())
 
 
@@ -53,29 +54,31 @@ def test_one_line(tmp_path, args, status, says):
 def test_bad_pictures(picture, tmp_path, make, says):
     bad = tmp_path/'bad.png'
     make(bad)
-    assert says in error_line(command('portrait', '--profile', picture, '--light', bad, '--out', tmp_path/'c.png'))
+    assert says in error_line(here('portrait', '--profile', picture, '--light', bad, '--out', tmp_path/'c.png'))
     assert not (tmp_path/'c.png').exists()
 
 
 def test_bad_base_and_adapter(picture, tmp_path):
     (tmp_path/'empty').mkdir()
-    error_line(command('match', picture, picture, '--base', tmp_path/'empty', '--out', tmp_path/'c.png'))
-    error_line(command('match', picture, picture, '--matching', tmp_path/'empty', '--out', tmp_path/'c.png'))
+    error_line(here('match', picture, picture, '--base', tmp_path/'empty', '--out', tmp_path/'c.png'))
+    error_line(here('match', picture, picture, '--matching', tmp_path/'empty', '--out', tmp_path/'c.png'))
     assert not (tmp_path/'c.png').exists()
 
 
 def test_run_runs_results(experiment, tmp_path):
     done = command('run', experiment(LAST), '-p', 'steps=3', '--out', tmp_path/'outputs'/'a', cwd=tmp_path)
     assert done.returncode == 0 and 'report.html' in done.stdout, done.stderr
-    again = command('run', experiment(LAST), '-p', 'steps=3', '--out', tmp_path/'outputs'/'a', cwd=tmp_path)
+    again = here('run', experiment(LAST), '-p', 'steps=3', '--out', tmp_path/'outputs'/'a')
     assert '--replace' in error_line(again)
-    rows = json.loads(command('runs', '--json', cwd=tmp_path).stdout)
+    rows = json.loads(here('runs', tmp_path/'outputs', '--json').stdout)
     assert [(o['run'], o['state']) for o in rows] == [('a', 'done')]
-    assert 'steps' in command('run', experiment(LAST), '--show').stdout
+    assert 'steps' in here('run', experiment(LAST), '--show').stdout
 
 
-def test_home_that_is_none(tmp_path):
-    assert 'ICPORTRAIT_HOME' in error_line(command('demo', env={'ICPORTRAIT_HOME': str(tmp_path)}, cwd=tmp_path))
+def test_home_that_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv('ICPORTRAIT_HOME', str(tmp_path))
+    assert 'ICPORTRAIT_HOME' in error_line(here('demo', '--out', tmp_path/'demo'))
+    assert not (tmp_path/'demo').exists()
 
 
 def test_closed_pipe(tmp_path):

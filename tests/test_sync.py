@@ -84,7 +84,7 @@ def test_requirements_are_pinned():
     config.read(ROOT/'settings.ini')
     pins = dict(l.split('==') for l in (ROOT/'constraints.txt').read_text().splitlines() if '==' in l)
     pins = {k.lower().replace('_', '-'): v for k, v in pins.items()}
-    names = [re.split(r'[<>=\[]', o)[0].lower().replace('_', '-') for k in ('requirements', 'dev_requirements') for o in config['DEFAULT'][k].split()]
+    names = [re.split(r'[<>=\[]', o)[0].lower().replace('_', '-') for k in ('requirements', 'dev_requirements', 'apps_requirements', 'browser_requirements') for o in config['DEFAULT'][k].split()]
     assert [o for o in names if o not in pins] == []
     assert 'fastcore' not in config['DEFAULT']['requirements'] and '+' not in ''.join(pins.values())
 
