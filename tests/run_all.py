@@ -12,7 +12,7 @@ env.pop('ICPORTRAIT_DEBUG', None)
 
 def notebooks(path):
     "nbdev's tests of the notebooks in a folder or file, without the cells flagged slow or cuda."
-    return [sys.executable, '-c', 'import sys; from nbdev.test import nbdev_test; nbdev_test()', '--path', str(path), '--n_workers', '0', '--timing']
+    return [str(Path(sys.executable).with_name('nbdev_test')), '--path', str(path), '--n_workers', '0', '--timing']
 
 
 def main(args):
