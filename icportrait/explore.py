@@ -266,7 +266,7 @@ def make_matcher(base:Base,                  # the base that the adapter belongs
     net = MatchingNet.from_folder(base.unet, adapter) if adapter is not None and Path(adapter).is_dir() else None
     return partial(match_images, base, net=net)
 
-# %% ../nbs/11_explore.ipynb #8991550b
+# %% ../nbs/11_explore.ipynb #348af94b
 ASKED,FOUND,TRUE = '#ffd400', '#ffffff', '#39e75f'   # colours of the three marks, everywhere
 
 def overlay(image:Tensor,     # [3,H,W] in [0,1]
@@ -289,7 +289,7 @@ def describe(point:PointMatch,                     # from `look_up`
             )->str:
     "One line about a match."
     line = f"confidence {point.confidence:.2f}"
-    if truth is None: return line + "; no truth here: hidden in the profile, off the head, or a photograph"
+    if truth is None: return line + "; no true place known"
     return line + f"; {np.hypot(*np.subtract(point.found, truth))/2*size:.1f} px from the truth"
 
 # %% ../nbs/11_explore.ipynb #ac71386d

@@ -7,6 +7,7 @@ import pytest
 
 sync_api = pytest.importorskip('playwright.sync_api', reason="browser tests need playwright: pip install pytest-playwright")
 ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get('ICPORTRAIT_HOME') or ROOT)/'data'
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 TOY = ['''
@@ -34,7 +35,7 @@ def free_port():
 def serving(args, folder, port):
     "A server of its own, with settings of its own, stopped afterwards."
     env = os.environ | dict(HOME=str(folder), JUPYTER_CONFIG_DIR=str(folder/'config'), JUPYTER_DATA_DIR=str(folder/'data'), JUPYTER_RUNTIME_DIR=str(folder/'runtime'),
-                            IPYTHONDIR=str(folder/'ipython'), ICPORTRAIT_HOME=str(ROOT), HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1',
+                            IPYTHONDIR=str(folder/'ipython'), ICPORTRAIT_HOME=str(DATA.parent), HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1',
                             PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
     log = folder/'server.log'
     with open(log, 'w') as out: server = subprocess.Popen([sys.executable, '-m', *args], cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True)
@@ -192,7 +193,7 @@ def test_lab(tab, toy, tmp_path):
 
 
 def test_app(tab, tmp_path):
-    missing = [p for p in ('data/mini', 'data/base') if not (ROOT/p).is_dir()]
+    missing = [f'data/{p}' for p in ('mini', 'base') if not (DATA/p).is_dir()]
     if missing: pytest.skip(f"the app shows what ships, and {' and '.join(missing)} is not here")
     with voila(ROOT/'nbs/apps/explore.ipynb', tmp_path) as url:
         tab.goto(url, timeout=180_000)
