@@ -129,7 +129,7 @@ def camera_rays(camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray]:
     d = forward + t * (s[None, :, None] * right - s[:, None, None] * up)
     return camera.position, (d / np.linalg.norm(d, axis=-1, keepdims=True)).astype(np.float32)
 
-# %% ../nbs/02_lightstage.ipynb #7d094a54
+# %% ../nbs/02_lightstage.ipynb #bb709373
 @dataclass
 class View:
     "One head from one camera: light by light, with the truth at every pixel."
@@ -166,7 +166,10 @@ def _barycentric(origin, d, a, b, c):
     q = origin + t[:, None] * d
     area = (n * n).sum(-1) + 1e-20
     u, v = (np.cross(c - b, q - b) * n).sum(-1) / area, (np.cross(a - c, q - c) * n).sum(-1) / area
-    return np.stack([u, v, 1 - u - v], -1).clip(-0.5, 1.5), t
+    w = np.stack([u, v, 1 - u - v], -1)
+    inside = w.clip(0, 1)  # the ray may pass a little beside its triangle, which is fine, but not far, as along a silhouette
+    far = np.abs(w).max(-1, keepdims=True) > 2
+    return np.where(far, inside / inside.sum(-1, keepdims=True), w), t
 
 
 def _truth(m: Mesh, prim: np.ndarray, camera: Camera) -> dict:
