@@ -14,9 +14,10 @@ __all__ = ['HELD_OUT', 'MANNEQUIN', 'FORMAT', 'POINT_STEP', 'DEPTH_STEP', 'SCHEM
            'head_extent', 'LatentCache', 'latent_key', 'encode_lights', 'build_latents', 'draw_pair', 'gather_pairs',
            'sample_pairs', 'EvalPair', 'eval_pairs', 'pair_images']
 
-# %% ../nbs/03_profiles.ipynb #adcf530d
+# %% ../nbs/03_profiles.ipynb #508a33ff
 import contextlib, hashlib, io, json, multiprocessing, os, re, shutil, threading, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 import numpy as np
@@ -431,7 +432,7 @@ def estimate_build(
     seconds, size = time.perf_counter() - start, sum(sum(bytes_per_column(r).values()) for r in rows)
     return Estimate(len(identities), views, views/len(rows)*seconds/max(workers, 1), views/len(rows)*size)
 
-# %% ../nbs/03_profiles.ipynb #5e3bef39
+# %% ../nbs/03_profiles.ipynb #8f3d6740
 def build_profiles(
     folder:str|Path, # made where it is missing
     identities=range(0, 40), # seeds of the heads; HELD_OUT and up are held out
@@ -461,12 +462,15 @@ def build_profiles(
         plan = estimate_build(todo, recipe, workers, render)
         if plan.bytes > (free := shutil.disk_usage(folder).free): raise ProfileError(f'{folder}: {plan.bytes/2**20:.0f} MB needed, {free/2**20:.0f} MB free')
         if progress and todo: print(plan)
-        for entry in tqdm(run_shards(folder, todo, recipe, workers, render), total=len(todo), unit='identity', disable=not progress):
-            shards.append(entry)
-            write_manifest(folder, recipe, shards)
+        try:
+            for entry in tqdm(run_shards(folder, todo, recipe, workers, render), total=len(todo), unit='identity', disable=not progress):
+                shards.append(entry)
+                write_manifest(folder, recipe, shards)
+        except OSError as e:
+            raise ProfileError(f'{folder}: cannot write ({e.strerror or e}); finished shards are kept, build again to go on') from None
     return folder
 
-# %% ../nbs/03_profiles.ipynb #6f8aa531
+# %% ../nbs/03_profiles.ipynb #1310c70c
 def run_shards(
     folder:Path, # of the data set
     identities:list[int], # to render
@@ -482,10 +486,11 @@ def run_shards(
         futures = [pool.submit(write_shard, folder, i, recipe, render) for i in identities]
         try:
             for f in as_completed(futures): yield f.result()
-        except BaseException:
+        except BaseException as e:
             processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
             for p in processes: p.terminate()
+            if isinstance(e, BrokenProcessPool): raise ProfileError('a worker died, perhaps for want of memory; build again, with fewer workers: finished shards are kept') from None
             raise
 
 # %% ../nbs/03_profiles.ipynb #1c0cb808
