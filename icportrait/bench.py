@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BenchError', 'Parameter', 'notebook_parameters', 'check_value', 'check_parameters', 'parse_assignments', 'write_json',
-           'write_metrics', 'read_status', 'Recorder', 'read_params', 'prepare_folder', 'headings', 'stop_signals',
-           'why_not_done', 'write_report', 'commit', 'hardware', 'find_notebook', 'run_notebook', 'list_runs',
-           'keep_result', 'read_result', 'flat']
+           'write_metrics', 'read_status', 'peak_memory_mb', 'Recorder', 'read_params', 'prepare_folder', 'headings',
+           'stop_signals', 'why_not_done', 'write_report', 'commit', 'hardware', 'find_notebook', 'run_notebook',
+           'list_runs', 'keep_result', 'read_result', 'flat']
 
-# %% ../nbs/12_bench.ipynb #6a1e6050
-import ast,difflib,io,json,math,os,platform,shutil,signal,socket,threading,time,tokenize
+# %% ../nbs/12_bench.ipynb #8b5d1ab6
+import ast,difflib,io,json,math,os,platform,shutil,signal,socket,sys,threading,time,tokenize
 from contextlib import contextmanager,suppress
 from dataclasses import dataclass
 from datetime import datetime,timezone
@@ -180,6 +180,14 @@ def _memory_mb(pid:int)->float:
     for o in procs:
         with suppress(psutil.Error): total += o.memory_info().rss
     return total/2**20
+
+# %% ../nbs/12_bench.ipynb #d9d566d7
+def peak_memory_mb()->float: # MiB
+    "The most that this process has held in memory so far."
+    try: import resource
+    except ImportError: return psutil.Process().memory_info().peak_wset/2**20   # Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak/2**20 if sys.platform=='darwin' else peak/2**10
 
 # %% ../nbs/12_bench.ipynb #081651e3
 class Recorder:

@@ -255,18 +255,21 @@ def relight(image:Annotated[Path, typer.Argument(help="The person.")],
     lighting = load_image(like, None) if like else _mannequin(_direction(towards), yaw, pitch)
     _make(person, lighting, out, base, matching, appearance, seed, num_inference_steps=steps, mask_ratio=mask)
 
-# %% ../nbs/13_cli.ipynb #650fa05c
-def _range(text:str)->range:
-    "'40' as 0 to 39, '100-140' as 100 to 139."
-    a,dash,b = text.partition('-')
-    try: r = range(int(a), int(b)) if dash else range(int(a))
-    except ValueError: r = range(0)
-    if not len(r): raise ValueError(f"identities are given as a number or as FIRST-END, such as 40 or 100-140; not {text!r}")
-    return r
+# %% ../nbs/13_cli.ipynb #3324d7d9
+def _range(text:str)->list[int]:
+    "'40' as 0 to 39, '100-140' as 100 to 139; several of these with commas between them."
+    res = []
+    for part in text.split(','):
+        a,dash,b = part.partition('-')
+        try: some = range(int(a), int(b)) if dash else range(int(a))
+        except ValueError: some = ()
+        if not some: raise ValueError(f"identities are given as a number or as FIRST-END, such as 40 or 100-140 or 28,1000000-1000012; not {text!r}")
+        res += some
+    return res
 
 @data_commands.command()
 def build(folder:Annotated[Path, typer.Argument(help="Where the shards go; an unfinished build is continued.")]=Path('data/cache/profiles'),
-          identities:Annotated[str, typer.Option(help="How many, or FIRST-END; 1000000 and up are held out.")]='40',
+          identities:Annotated[str, typer.Option(help="How many, or FIRST-END, or several with commas; 1000000 and up are held out. The set that ships is 28,1000000-1000012.")]='40',
           views:Annotated[int, typer.Option(min=1, help="Views of each.")]=5,
           size:Annotated[int, typer.Option(help="Pixels.")]=128,
           spp:Annotated[int, typer.Option(min=1, help="Samples per pixel.")]=8,
@@ -277,12 +280,12 @@ def build(folder:Annotated[Path, typer.Argument(help="Where the shards go; an un
     from icportrait.profiles import build_profiles
     print(build_profiles(folder, wanted, views, size, spp, seed, workers, progress=True))
 
-# %% ../nbs/13_cli.ipynb #ffc5de0d
+# %% ../nbs/13_cli.ipynb #8e5776b4
 @data_commands.command()
-def check(folder:Annotated[Path, typer.Argument(help="A built set.")]):
+def check(folder:Annotated[str, typer.Argument(help="'mini', or a built set.")]='mini'):
     "Read every byte of a set, and say what is wrong with it."
-    from icportrait.profiles import check_profiles
-    found = check_profiles(folder)
+    from icportrait.profiles import check_profiles,profile_folder
+    found = check_profiles(profile_folder(folder))
     print(', '.join(f'{k} {v}' for k,v in found.items() if k!='problems'))
     if found['problems']: raise ValueError(f"{folder}: {'; '.join(map(str, found['problems']))}")
 
