@@ -281,7 +281,7 @@ def sample_timesteps(batch:int,                           # samples
     u = torch.rand(batch, generator=generator, device=device).cpu()
     return (steps*(1-u**power)).long().clamp(0, steps-1)
 
-# %% ../nbs/07_stitching.ipynb #ed70047b
+# %% ../nbs/07_stitching.ipynb #fc6c8928
 def _random(draw, shape, generator): # random numbers, drawn on the generator's own device
     return draw(shape, generator=generator, device='cpu' if generator is None else generator.device)
 
@@ -302,4 +302,4 @@ def appearance_loss(base,                   # a Base: `unet` and `scheduler` are
     noisy = add_noise(base.scheduler, z, noise, t)
     prediction = stitched_prediction(base.unet, noisy, t, batch['condition'], ref, net.injection)
     loss = denoising_loss(prediction, denoising_target(base.scheduler, z, noise, t), base.scheduler, t, gamma)
-    return loss, dict(loss=loss.item(), kept=keep.float().mean().item())
+    return loss, dict(kept=keep.float().mean().item())
