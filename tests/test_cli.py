@@ -91,7 +91,8 @@ def test_closed_pipe(tmp_path):
 def test_ctrl_c_while_building_data(tmp_path):
     "The build says that it was interrupted, leaves whole shards only, and the same command goes on."
     line = [sys.executable, '-c', 'from icportrait.cli import app; app()', 'data', 'build', str(tmp_path/'set'), '--identities', '30', '--views', '1', '--size', '32', '--spp', '1', '--workers', '1']
-    p = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, start_new_session=True)
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)   # whoever runs the tests in the background has it ignored
+    p = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, start_new_session=True, preexec_fn=hear)
     deadline = time.time()+240
     while not list((tmp_path/'set').glob('*.parquet')):
         assert p.poll() is None and time.time() < deadline, 'no shard was written'
