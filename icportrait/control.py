@@ -94,15 +94,16 @@ def unet_features(unet:UNet2DConditionModel, # any base UNet
                   timestep:int,              # noise level, 0 to 999
                   condition:Tensor,          # [B,S,D] text states
                   added:Tensor|None=None,    # [B,C0,h,w] added to `conv_in`'s output
-                  upto:str='up',             # 'mid', 'up', or 'up0', 'up1', ...
-                 )->dict[str,Tensor]:        # 'mid': down path, then mid; otherwise: mid, then up blocks
+                  upto:str='up',             # 'mid', 'up', 'all', or 'up0', 'up1', ...
+                 )->dict[str,Tensor]:        # 'mid': down path, then mid; 'all': up blocks after those; otherwise: mid, then up blocks
     "Features of one forward pass by level, as far as `upto`."
     emb = time_embedding(unet, latents, timestep)
     condition = unet.process_encoder_hidden_states(condition, {})
     x = unet.conv_in(latents)
     down = down_features(unet, x if added is None else x+added, emb, condition)
     if upto=='mid': return down
-    return up_features(unet, down, emb, condition, None if upto=='up' else int(upto[2:]))
+    up = up_features(unet, down, emb, condition, None if upto in ('up','all') else int(upto[2:]))
+    return down|up if upto=='all' else up
 
 # %% ../nbs/05_control.ipynb #36c7dfc5
 def shared_copy(unet:UNet2DConditionModel, # the base's UNet
@@ -185,7 +186,7 @@ class ControlUNet(nn.Module):
                  extra_channels:int=0,                # zero-initialised input channels beside the latents
                  targets:tuple[str,...]=LORA_TARGETS, # endings of the layers with LoRA
                  timestep:int=50,                     # constant noise level, 0 to 999; no noise is added
-                 upto:str='up',                       # features wanted: 'mid', 'up', 'up0', ...; the rest is cut away
+                 upto:str='up',                       # features wanted: 'mid', 'up', 'all', 'up0', ...; the rest is cut away
                  share_base:bool=True,                # frozen weights lie in the base's memory
                  seed:int=0,                          # seed of LoRA's first matrices
                 ):
@@ -207,10 +208,10 @@ class ControlUNet(nn.Module):
 def _trim(unet, upto): # cut away what lies behind the last wanted feature
     if unet.config.addition_embed_type or unet.config.class_embed_type:
         raise ValueError("This base needs more than text (SDXL, class labels): use one of the Stable Diffusion 1.x or 2.x family.")
-    n = dict(mid=0, up=len(unet.up_blocks)).get(upto)
+    n = dict(mid=0, up=len(unet.up_blocks), all=len(unet.up_blocks)).get(upto)
     if n is None:
         if not (upto[:2]=='up' and upto[2:].isdigit() and int(upto[2:])<len(unet.up_blocks)):
-            raise ValueError(f"upto must be 'mid', 'up' or 'up0' to 'up{len(unet.up_blocks)-1}', not {upto!r}")
+            raise ValueError(f"upto must be 'mid', 'up', 'all' or 'up0' to 'up{len(unet.up_blocks)-1}', not {upto!r}")
         n = int(upto[2:])+1
     unet.up_blocks = unet.up_blocks[:n]
     unet.conv_norm_out = unet.conv_out = None
@@ -235,7 +236,7 @@ def features(self:ControlUNet,
              condition:Tensor,         # [B,S,D] text states, from `Base.condition`
              extra:Tensor|None=None,   # [B,E,h,2w] for the extra channels
              upto:str|None=None,       # stop earlier than the net was built for
-            )->list[Level]:            # 'mid': fine to coarse in the order of the sockets; else: coarse to fine
+            )->list[Level]:            # 'mid': fine to coarse in the order of the sockets; 'all': those, then the up blocks; else: coarse to fine
     "Features of both halves by level, from one forward pass over `[source | target]`."
     _check_pair(self, source_latents, target_latents, extra)
     wide = side_by_side(source_latents, target_latents)

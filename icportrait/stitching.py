@@ -15,9 +15,9 @@ from .control import ControlUNet, Level
 from .matching import resize_flow, resize_map, warp
 
 # %% auto #0
-__all__ = ['random_mask', 'mask_image', 'Socket', 'sockets', 'FRef', 'nearest_level', 'relocate', 'fuse', 'ReferenceAttention',
-           'self_attentions', 'ReferenceKeys', 'Injected', 'Injection', 'attend', 'stitched_prediction',
-           'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
+__all__ = ['random_mask', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate', 'join_partners',
+           'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Injection', 'attend',
+           'stitched_prediction', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
 
 # %% ../nbs/07_stitching.ipynb #9136a1de
 def random_mask(batch:int,                            # samples
@@ -67,6 +67,16 @@ def sockets(unet:UNet2DConditionModel, # the base's UNet
             out.append(Socket(f'down{i}.{len(block.resnets)}', block.downsamplers[0].out_channels, stride))
     return out + [Socket('mid', unet.mid_block.resnets[-1].out_channels, stride)]
 
+def partners(unet:UNet2DConditionModel, # the base's UNet
+            )->list[Socket|None]:       # per socket; None where no up block ends on that grid
+    "The last up block that ends on each socket's grid."
+    places = sockets(unet)
+    stride, last = places[-1].stride, {}
+    for i,block in enumerate(unet.up_blocks):
+        if block.upsamplers: stride //= 2
+        last[stride] = Socket(f'up{i}', block.resnets[-1].out_channels, stride)
+    return [last.get(p.stride) if p.name!='mid' else None for p in places]
+
 # %% ../nbs/07_stitching.ipynb #29befb47
 @dataclass
 class FRef:
@@ -92,6 +102,14 @@ def relocate(x:Tensor,                                   # [B,C,h,w] on the sour
     return out if confidence is None else out*resize_map(nearest_level(confidence, size), size).to(out.dtype)
 
 # %% ../nbs/07_stitching.ipynb #838952e2
+def join_partners(levels:list[Level],             # of the whole walk: sockets, then up blocks
+                  paired:list[Socket|None],       # of `partners`
+                 )->list[Level]:                  # by socket; channels of the socket's level, then of its partner
+    "Every socket's level together with what the up path has on the same grid."
+    at = {l.name: l for l in levels}
+    join = lambda a,b: Level(a.name, torch.cat([a.source,b.source], 1), torch.cat([a.target,b.target], 1))
+    return [join(l, at[q.name]) if q else l for l,q in zip(levels, paired)]
+
 def fuse(levels:list[Level],                        # the Appearance Net's features, by socket
          flow:Tensor|list[Tensor]|None,             # [B,2,*,*] target grid, in [-1,1]; None: light only
          confidence:Tensor|list[Tensor]|None=None,  # [B,1,*,*] in [0,1]; None: 1
@@ -155,8 +173,8 @@ class Injected:
     references: list[tuple[Tensor,Tensor]] # keys and values [B,M,D] per self-attention layer; empty: none
     keep: Tensor|None = None               # [B] 1 or 0
 
-def _zero_conv(channels):
-    conv = nn.Conv2d(channels, channels, 1)
+def _zero_conv(channels, out):
+    conv = nn.Conv2d(channels, out, 1)
     for p in conv.parameters(): nn.init.zeros_(p)
     return conv
 
@@ -168,15 +186,17 @@ class Injection(nn.Module):
                  aligned:bool=True,         # add the aligned half to the skip connections
                  reference:bool=True,       # offer the unaligned half to self-attention
                  seed:int=0,                # of those keys that cannot start as the base's own
+                 paired:list[Socket|None]|None=None, # of `partners`, where F_ref's levels hold them too; None: they do not
                 ):
         super().__init__()
         places,layers = sockets(unet), self_attentions(unet) if reference else {}
+        paired = paired or [None]*len(places)
         self.layers = list(layers)
         self.level = [min(range(len(places)), key=lambda i: (abs(places[i].stride-s), -i)) for s in layers.values()]
-        self.aligned = nn.ModuleList(_zero_conv(p.channels) for p in places) if aligned else None
+        self.aligned = nn.ModuleList(_zero_conv(p.channels+(q.channels if q else 0), p.channels) for p,q in zip(places, paired)) if aligned else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.reference = nn.ModuleList(ReferenceKeys(places[i].channels, unet.get_submodule(n))
+            self.reference = nn.ModuleList(ReferenceKeys((paired[i] or places[i]).channels, unet.get_submodule(n))
                                            for n,i in zip(self.layers, self.level))
 
 # %% ../nbs/07_stitching.ipynb #47b30487
@@ -190,7 +210,7 @@ def _inject(self:Injection,
         added = [conv(w.to(conv.weight.dtype)) for conv,(_,w) in zip(self.aligned, halves)]
         if f_ref.keep is not None: added = [x*f_ref.keep.to(x)[:,None,None,None] for x in added]
         *down,mid = added
-    references = [keys(halves[i][0]) for keys,i in zip(self.reference, self.level)]
+    references = [keys(halves[i][0][:,-len(keys.norm.weight):]) for keys,i in zip(self.reference, self.level)]
     return Injected(None if down is None else tuple(down), mid, references, f_ref.keep)
 
 @contextmanager
@@ -250,12 +270,15 @@ class AppearanceNet(ControlUNet):
                  rank:int=32,               # LoRA rank
                  aligned:bool=True,         # inject the aligned half
                  reference:bool=True,       # inject the unaligned half
+                 upto:str='all',            # 'all': features of the down and up path; 'mid': of the down path, as a ControlNet
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
-        kwargs |= dict(upto='mid', extra_channels=1+unet.config.in_channels)
+        if upto not in ('all','mid'): raise ValueError(f"upto must be 'all' or 'mid', not {upto!r}")
+        kwargs |= dict(upto=upto, extra_channels=1+unet.config.in_channels)
         super().__init__(unet, rank, **kwargs)
         self.config |= dict(aligned=aligned, reference=reference)
-        self.injection = Injection(unet, aligned, reference, seed=kwargs.get('seed', 0))
+        self.paired = partners(unet) if upto=='all' else [None]*len(sockets(unet))
+        self.injection = Injection(unet, aligned, reference, kwargs.get('seed', 0), self.paired)
 
     def f_ref(self,
               z_profile:Tensor,  # [B,C,h,w] latents of the profile
@@ -268,7 +291,8 @@ class AppearanceNet(ControlUNet):
              )->FRef:
         "Features of the pair, relocated and fused."
         extra = appearance_extra(z_profile, kept, flow, confidence)
-        return fuse(self.features(z_profile, z_masked, condition, extra), flow, confidence, keep)
+        levels = self.features(z_profile, z_masked, condition, extra)
+        return fuse(join_partners(levels, self.paired), flow, confidence, keep)
 
 # %% ../nbs/07_stitching.ipynb #203f2833
 def sample_timesteps(batch:int,                           # samples
