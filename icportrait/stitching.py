@@ -15,9 +15,9 @@ from .control import ControlUNet, Level
 from .matching import resize_flow, resize_map, warp
 
 # %% auto #0
-__all__ = ['random_mask', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate', 'join_partners',
-           'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Injection', 'attend',
-           'stitched_prediction', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
+__all__ = ['random_mask', 'spread', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate',
+           'join_partners', 'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Injection',
+           'attend', 'stitched_prediction', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
 
 # %% ../nbs/07_stitching.ipynb #9136a1de
 def random_mask(batch:int,                            # samples
@@ -36,16 +36,30 @@ def random_mask(batch:int,                            # samples
     return kept.repeat_interleave(granularity,2).repeat_interleave(granularity,3)[...,:size[0],:size[1]]
 
 # %% ../nbs/07_stitching.ipynb #dfeb89cd
+def spread(image:Tensor, # [B,C,H,W]; only what was kept is read
+           mask:Tensor,  # [B,1,H,W] 1 = kept
+           empty:float=.5, # value where nothing at all was kept
+          )->Tensor:     # [B,C,H,W], the same where kept
+    "Kept pixels flow into the gaps between them: pull-push interpolation (Gortler et al., The Lumigraph, 1996)."
+    share = F.avg_pool2d(mask, 2, ceil_mode=True, count_include_pad=False)
+    if max(mask.shape[-2:])>1:
+        mean = F.avg_pool2d(image*mask, 2, ceil_mode=True, count_include_pad=False)/share.clamp_min(1e-6)
+        coarse = spread(mean, (2*share).clamp(max=1), empty)   # two kept pixels of four are enough to be believed
+        coarse = F.interpolate(coarse, size=image.shape[-2:], mode='bilinear', align_corners=False)
+    else: coarse = torch.full_like(image, empty)
+    return image*mask + coarse*(1-mask)
+
 def mask_image(image:Tensor,                         # [B,3,H,W] or [3,H,W], in [0,1]
                ratio:float=.8,                       # share that is masked out, in [0,1]
                granularity:int=1,                    # side of a grain, pixels
                generator:torch.Generator|None=None,  # of the choice
-               fill:float=.5,                        # grey of what is masked out
+               fill:str='spread',                    # what the gaps hold: 'spread' kept pixels, or 'grey'
               )->tuple[Tensor,Tensor]:               # masked image, mask [B,1,H,W] or [1,H,W] with 1 = kept
-    "An image of which a share has been replaced by grey, and the mask."
+    "An image of which a share has been masked out, and the mask."
+    if fill not in ('spread','grey'): raise ValueError(f"fill must be 'spread' or 'grey', not {fill!r}")
     batch = image[None] if image.ndim==3 else image
     mask = random_mask(len(batch), tuple(batch.shape[-2:]), ratio, granularity, generator).to(batch)
-    masked = batch*mask + fill*(1-mask)
+    masked = spread(batch, mask) if fill=='spread' else batch*mask + .5*(1-mask)
     return (masked[0],mask[0]) if image.ndim==3 else (masked,mask)
 
 # %% ../nbs/07_stitching.ipynb #9a692685
