@@ -228,7 +228,7 @@ class MatchingNet(ControlUNet):
                  temperature:float=.05,     # of the softmax over source cells, in training and after
                  coarse:float=0.,           # weight with which a level's cost joins that of the next finer level
                  radius:int=1,              # half-width of the soft-argmax window, cells
-                 neighbours:int=0,          # radius of the neighbourhood that must agree, cells of the finest level; 0: none
+                 neighbours:int=1,          # radius of the neighbourhood that must agree, cells of the finest level; 0: none
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
         super().__init__(unet, rank, upto=upto or f'up{len(unet.up_blocks)-2}', **kwargs)
