@@ -15,8 +15,8 @@ from .control import ControlUNet, unet_features
 # %% auto #0
 __all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'local_soft_argmax', 'cycle_error',
            'flow_from_cost', 'resize_truth', 'bilinear_targets', 'correspondence_loss', 'Matches', 'resize_cost',
-           'join_coarse', 'consensus', 'MatchingNet', 'matches_from_costs', 'match', 'matching_loss', 'end_point_error',
-           'pck', 'dift_match']
+           'join_coarse', 'consensus', 'agree', 'MatchingNet', 'matches_from_costs', 'match', 'matching_loss',
+           'end_point_error', 'pck', 'dift_match']
 
 # %% ../nbs/06_matching.ipynb #85bcbeb5
 def cost_volume(target:Tensor, # [B,C,h,w] features of the target half
@@ -218,6 +218,13 @@ def consensus(cost:Tensor,   # [B,h,w,H,W] similarity
             count[(slice(None),*here)] += 1
     return total/count
 
+def agree(costs:dict[str,Tensor], # level -> [B,h,w,H,W]
+          radius:int=1,           # in cells of the finest level; less on coarser ones; 0: nobody is asked
+         )->dict[str,Tensor]:     # the same levels
+    "The consensus of every level."
+    finest = max(c.shape[1] for c in costs.values())
+    return {n: consensus(c, radius*c.shape[1]//finest) for n,c in costs.items()}
+
 # %% ../nbs/06_matching.ipynb #500c17dd
 class MatchingNet(ControlUNet):
     "The control net that finds where the lighting image's parts lie in the profile."
@@ -243,8 +250,7 @@ class MatchingNet(ControlUNet):
         "Layer-wise correlation: one cost volume per level."
         levels = self.features(source_latents, target_latents, condition)
         costs = join_coarse({l.name: cost_volume(l.target, l.source) for l in levels}, self.coarse)
-        finest = max(c.shape[1] for c in costs.values())
-        return {n: consensus(c, self.neighbours*c.shape[1]//finest) for n,c in costs.items()}
+        return agree(costs, self.neighbours)
 
 # %% ../nbs/06_matching.ipynb #23d07b15
 def matches_from_costs(costs:dict[str,Tensor], # level -> [B,h,w,h,w], coarse to fine
@@ -318,6 +324,7 @@ def dift_match(unet:UNet2DConditionModel,        # the base's UNet, without LoRA
                scheduler=None,                   # with one, noise of that level is really added
                upto:str|None=None,               # last block used; None: the last but one up block
                generator:torch.Generator|None=None, # of the noise
+               neighbours:int=1,                 # radius of the neighbourhood that must agree, as in the Matching Net
               )->Matches:
     "Matches from the features of the base as it is."
     wide = torch.cat([source_latents, target_latents], -1 if together else 0)
@@ -327,4 +334,4 @@ def dift_match(unet:UNet2DConditionModel,        # the base's UNet, without LoRA
     levels = unet_features(unet, wide, timestep, condition if together else condition.repeat(2,1,1),
                            upto=upto or f'up{len(unet.up_blocks)-2}')
     halves = {n: x.chunk(2, -1 if together else 0) for n,x in levels.items()}
-    return matches_from_costs({n: cost_volume(t, s) for n,(s,t) in halves.items()})
+    return matches_from_costs(agree({n: cost_volume(t, s) for n,(s,t) in halves.items()}, neighbours))
