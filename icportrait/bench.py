@@ -447,7 +447,7 @@ def is_run(folder:Path)->bool:
 
 def _clear(folder:Path):
     "Delete a run, but not the runs below it; what is killed half-way is no run that could be continued."
-    write_json(folder/'status.json', dict(state='interrupted', error='it was being replaced'))
+    write_json(folder/'status.json', dict(state='interrupted', replaced=True, error='it was being deleted'))
     aside = folder.with_name(f'.{folder.name}-{time.time_ns()}.tmp')
     aside.mkdir()
     order = sorted(folder.iterdir(), key=lambda o: (o.name=='status.json', o.name!='params.yaml'))
@@ -465,11 +465,13 @@ def _check_folder(folder:Path):
 def prepare_folder(folder:Path,       # where the run goes
                    params:dict,       # all of its parameters
                    replace:bool=False,# delete an earlier run that cannot be continued
+                   named:bool=False,  # the folder is called by the run's id, so no other run can be in it
                   )->str:             # 'new', 'continued' or 'done'
     "Make a folder that was claimed ready for a run, or say why it cannot be used."
     status = read_status(folder) if is_run(folder) else None
-    if not status: return 'new'
-    same = read_params(folder)=={k:v for k,v in params.items() if k!='out'}
+    if status and status.get('replaced'): _clear(folder)
+    if not status or status.get('replaced'): return 'new'
+    same = named or read_params(folder)=={k:v for k,v in params.items() if k!='out'}
     if same and status['state']!='done': return 'continued'
     if same and not replace: return 'done' if read_metrics(folder) is not None else 'continued'
     if not replace: raise BenchError(f"{folder}: holds a run with other parameters; add --replace, or choose another folder with --out")
@@ -742,7 +744,7 @@ def run_notebook(notebook:str|Path|Experiment, # a path, the name of a shipped e
     folder = Path(out or Path(root)/experiment.name/run_id(experiment, full, code))
     _check_folder(folder)
     with claim(folder):
-        was,before = prepare_folder(folder, full, replace),read_status(folder)
+        was,before = prepare_folder(folder, full, replace, out is None),read_status(folder)
         if was=='done' and out: raise BenchError(f"{folder}: holds a run that is done; add --replace, or choose another folder with --out")
         if was=='done': return folder
         command = shlex.join(['icportrait','run',experiment.name,*(o for k,v in asked.items() for o in ('-p',f'{k}={v}'))])

@@ -31,7 +31,7 @@ def load_runs(what:str|Path='outputs',    # a folder of runs, a sweep file, or t
              )->list[dict]: # one row per run: its columns, parameters and figures
     "Runs as a table."
     what = Path(what)
-    if what.is_dir(): return [_row(o['run'], what/o['run'], o) for o in list_runs(what)]
+    if what.is_dir(): return [_row(o['run'], what/o['run'], o) for o in list_runs(what) if o['experiment']!='compare']
     sweep = load_sweep(find_sweep(what))
     rows = _planned(sweep, Path(root))
     return [_row(name, folder, dict(read_status(folder), condition=condition)) for name,folder,condition in rows if (folder/'status.json').exists()]
@@ -123,7 +123,7 @@ def read_curve(row:dict,   # of load_runs
     records = next((v for v in row.values() if isinstance(v, list) and v and isinstance(v[0], dict) and figure in v[0]), None)
     if records is None: records = _logged(Path(row['folder']))
     flats = [flat(o) for o in records]
-    return {o[x]:o[k] for o in flats if x in o for k in o if k==figure or k.endswith(f'.{figure}')}
+    return {o[x]:o[k] for o in flats if x in o for k in o if (k==figure or k.endswith(f'.{figure}')) and o[k] is not None}
 
 def _logged(folder:Path)->list[dict]:
     "The records of all `metrics.jsonl` of a run."

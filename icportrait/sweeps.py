@@ -8,7 +8,7 @@ __all__ = ['Values', 'WHERE', 'Part', 'Draw', 'Random', 'Resources', 'Sweep', 'l
            'folder_bytes', 'prune_checkpoints', 'check_disk', 'write_plan', 'run_sweep', 'clean']
 
 # %% ../nbs/12b_sweeps.ipynb #12b00004
-import itertools,json,math,os,random,re,shutil,statistics,sys,time
+import itertools,json,math,os,random,re,shutil,statistics,time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Annotated,Any
 import yaml
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 
-from .bench import (BenchError,Busy,Experiment,check_parameters,end_orphans,full_parameters,list_runs,load_experiment,read_metrics,
+from .bench import (BenchError,Busy,Experiment,end_orphans,full_parameters,list_runs,load_experiment,read_metrics,
                               read_status,run_folders,run_id,run_notebook,stop_signals,write_json)
 from .files import home
 
@@ -299,41 +299,39 @@ def run_sweep(sweep:Sweep|str|Path,       # or its file
 WHERE = dict(inline=_inline)
 
 # %% ../nbs/12b_sweeps.ipynb #12b00040
-def _start_ray(address:str|None, workers:int|None):
+def _start_ray(address:str|None, workers:int|None): # the module, and whether the connection is ours to end
     "Connect to a cluster, or start one on this machine."
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
     try: import ray
     except ImportError: raise BenchError("Ray is not installed; pip install -e '.[cluster]', or run the sweep inline") from None
+    if ray.is_initialized(): return ray,False
     own = dict(num_cpus=workers, include_dashboard=False) if address is None else dict(address=address)
-    ray.init(**own, log_to_driver=False, logging_level='error', configure_logging=False, ignore_reinit_error=True)
-    return ray
+    ray.init(**own, log_to_driver=False, logging_level='error', configure_logging=False)
+    return ray,True
 
-def _on_worker(plan:Plan, run:Run, retry_failed:bool, folder:str, path:list[str]):
+def _on_worker(plan:Plan, run:Run, retry_failed:bool, folder:str)->tuple[str,str|None]:
     "What a worker does: the same as inline, in the same working folder."
     os.chdir(folder)
-    sys.path[:] = path + [o for o in sys.path if o not in path]
-    os.environ['PYTHONPATH'] = os.pathsep.join(path)
-    from icportrait import sweeps
-    try: return sweeps.run_one(plan, run, retry_failed)
+    try: return run_one(plan, run, retry_failed)
     except KeyboardInterrupt: return 'interrupted','stopped by the user or the system'
 
 # %% ../nbs/12b_sweeps.ipynb #12b00041
 def _ray(plan:Plan, todo:list[Run], retry_failed:bool, tell, address=None, workers=None):
     "Runs as Ray tasks."
-    ray = _start_ray(address, workers)
+    ray,ours = _start_ray(address, workers)
     use = plan.sweep.resources
     task = ray.remote(num_cpus=use.cpus or 1, num_gpus=use.gpus, max_retries=0, **(dict(memory=use.memory_gb*2**30) if use.memory_gb else {}))(_on_worker)
-    path = [o for o in sys.path if o and 'site-packages' not in o]
     waiting = {}
     try:
         with stop_signals():
-            waiting |= {task.remote(plan, o, retry_failed, os.getcwd(), path):o for o in todo}
+            waiting |= {task.remote(plan, o, retry_failed, os.getcwd()):o for o in todo}
             while waiting: _collect(ray, plan, waiting, tell)
     except KeyboardInterrupt:
         _cancel(ray, plan, waiting, tell)
         raise
     except ray.exceptions.RayError as e: raise BenchError(f"Ray is gone ({type(e).__name__}); start the sweep again: it continues where it stopped") from None
-    finally: ray.shutdown()
+    finally:
+        if ours: ray.shutdown()
 
 def _collect(ray, plan:Plan, waiting:dict, tell, seconds:float=1):
     "Take what is ready, and tell how far the others are."
@@ -355,7 +353,7 @@ def _cancel(ray, plan:Plan, waiting:dict, tell):
             for o in list(waiting): ray.cancel(o, force=False)
             end = time.monotonic()+60
             while waiting and time.monotonic()<end: _collect(ray, plan, waiting, tell)
-    except KeyboardInterrupt: pass
+    except (KeyboardInterrupt,ray.exceptions.RayError): pass
     for o in list(waiting):
         with suppress(Exception): ray.cancel(o, force=True)
 

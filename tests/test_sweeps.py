@@ -1,5 +1,4 @@
 "Sweeps under faults: nothing finished is lost or run twice, nothing is called done that is not, no notebook is left behind."
-import errno
 import json
 import os
 import random
@@ -7,20 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT, command, error_line, here
 
 from icportrait import bench, sweeps
-from icportrait.bench import BenchError, Busy, claim, list_runs, orphans, read_metrics, read_status, run_notebook
+from icportrait.bench import BenchError, Busy, claim, list_runs, read_metrics, read_status, run_notebook
 from icportrait.sweeps import load_sweep, make_sweep, plan_sweep, run_state, run_sweep
 
 PARAMETERS = "steps: int = 6  # how many, in [1,1000]\nkind: str = 'a'  # one of 'a', 'b'\npause: float = 0.05  # seconds of a step\nseed: int = 0\nout: str = 'outputs/tiny'"
 # counts up to `steps`, and goes on from where it was; it also notes how often it came to its end
 WORK = """import json,os,time
-from pathlib import Path
 state = Path(out, 'checkpoint.json')
 try: done = json.loads(state.read_text())
 except (OSError, ValueError): done = []
@@ -189,7 +186,7 @@ def test_one_bad_run(experiment, tmp_path, code, says):
 
 
 def test_memory_limit(experiment, tmp_path):
-    experiment('x = bytearray(600*2**20)\nimport time; time.sleep(30)', LAST, name='big', parameters=PARAMETERS)
+    experiment('x = b"x"*(600*2**20)\nimport time; time.sleep(30)', LAST, name='big', parameters=PARAMETERS)
     ends = run_sweep(make_sweep(experiment=str(tmp_path/'big.ipynb'), resources=dict(memory_gb=.5)), tmp_path/'outputs')
     assert [s for s, _ in ends.values()] == ['failed'] and 'more than 0.5 GB' in list(ends.values())[0][1]
 
@@ -266,10 +263,8 @@ def test_damaged_files(work, tmp_path, damage):
     (run.folder/name).write_text('{"half')
     if damage in ('checkpoint', 'params', 'notebook'): bench.write_json(run.folder/'status.json', read_status(run.folder) | dict(state='running', pid=2**22+1))
     assert run_state(run.folder) == 'interrupted'
-    if damage == 'params':
-        ends = run_sweep(one, root)
-        assert [s for s, _ in ends.values()] == ['done'], ends
-    else: assert [s for s, _ in run_sweep(one, root).values()] == ['done']
+    ends = run_sweep(one, root)
+    assert [s for s, _ in ends.values()] == ['done'], ends
     assert read_metrics(run.folder) == right
 
 
@@ -325,3 +320,83 @@ def test_schema_is_current():
 @pytest.mark.parametrize('path', sorted((ROOT/'nbs'/'experiments').glob('*.yaml')), ids=lambda o: o.stem)
 def test_shipped_sweeps(path, tmp_path):
     assert plan_sweep(load_sweep(path), tmp_path).runs
+
+
+def test_compare(work, tmp_path):
+    "The table says what the runs wrote; the page is a run of its own."
+    root = tmp_path/'outputs'
+    run_sweep(work, root)
+    groups = json.loads(here('compare', work, '--root', root, '--figures', 'total', '--no-page', '--json', '--export', tmp_path/'all.parquet').stdout.partition('\n')[2])
+    for o in groups:
+        totals = [sum((i*7 + s*3 + (o['kind'] == 'b')) % 11 for i in range(6)) for s in range(3)]
+        assert o['runs'] == 3 and abs(o['total']['mean'] - sum(totals)/3) < 1e-9 and o['total']['low'] < o['total']['mean'] < o['total']['high']
+    assert (tmp_path/'all.parquet').stat().st_size > 1000
+    rows = json.loads(here('runs', root, '-w', 'kind=b', '-w', 'seed>=1', '--sort', '-seed', '--json').stdout)
+    assert [(o['parameters']['kind'], o['parameters']['seed']) for o in rows] == [('b', 2), ('b', 1)]
+    assert 'no run has' in error_line(here('runs', root, '-w', 'colour=b'))
+
+
+def test_crontab_line(work, tmp_path):
+    "The command of the recipe with the little environment that cron gives, twice: the second time there is nothing to do."
+    env = {'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin', 'SHELL': '/bin/sh', 'PYTHONPATH': str(ROOT)}
+    line = f'cd {tmp_path} && "{sys.executable}" -c "from icportrait.cli import app; app()" sweep work.yaml >> cron.log 2>&1'
+    for _ in range(2): subprocess.run(line, shell=True, env=env, check=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert (tmp_path/'cron.log').read_text().count('6 done') == 2
+    assert len((tmp_path/'outputs'/'finished.txt').read_text().split()) == 6
+
+
+def test_scheduler_notebook(work, tmp_path):
+    "What Airflow's PapermillOperator does, with the notebook of the recipe: it succeeds when all runs are done, and fails when one is not."
+    import papermill
+    notebook, params = ROOT/'nbs'/'experiments'/'run_sweep.ipynb', dict(out=str(tmp_path/'out'), sweep=str(work), root=str(tmp_path/'outputs'))
+    papermill.execute_notebook(str(notebook), str(tmp_path/'done.ipynb'), params, kernel_name='python3', progress_bar=False)
+    assert table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
+    (tmp_path/'work.ipynb').write_text((tmp_path/'work.ipynb').read_text().replace('json.loads(state', '1/0; json.loads(state'))
+    with pytest.raises(papermill.PapermillExecutionError, match='are not done'): papermill.execute_notebook(str(notebook), str(tmp_path/'failed.ipynb'), params, kernel_name='python3', progress_bar=False)
+
+
+@pytest.fixture
+def ray():
+    module = pytest.importorskip('ray', reason='Ray is the extra [cluster]')
+    yield module
+    module.shutdown()
+
+
+def test_ray_gives_the_same(work, tmp_path, ray):
+    "The same figures as inline, and again nothing is repeated."
+    ends = run_sweep(work, tmp_path/'outputs', on='ray', workers=2)
+    assert {s for s, _ in ends.values()} == {'done'} and table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
+    assert os.environ['RAY_USAGE_STATS_ENABLED'] == '0' and not ray.is_initialized()
+    run_sweep(work, tmp_path/'outputs', on='ray', workers=2)
+    assert len((tmp_path/'outputs'/'finished.txt').read_text().split()) == 6
+
+
+@posix
+def test_ray_worker_killed(work, tmp_path, ray):
+    "The run is interrupted, not failed and not done; its notebook ends; the next start continues it."
+    root, killed = tmp_path/'outputs', []
+    def watch(plan, run, state, error, status):
+        if state == 'running' and status and status.get('cell') and not killed:
+            killed.append(run.id)
+            os.kill(status['pid'], signal.SIGKILL)
+    slow = make_sweep(experiment=str(tmp_path/'work.ipynb'), fixed=dict(pause=.5), seeds=2)
+    ends = run_sweep(slow, root, on='ray', workers=2, watch=watch)
+    assert killed and ends[killed[0]] == ('interrupted', 'its worker died') and sorted(s for s, _ in ends.values()) == ['done', 'interrupted']
+    until(lambda: not kernels(root), 20)
+    assert {s for s, _ in run_sweep(slow, root, on='ray', workers=2).values()} == {'done'}
+
+
+@posix
+def test_ray_cluster_killed(work, tmp_path, ray):
+    "Everything of Ray is killed at once; the command ends, no notebook is left, and an inline sweep finishes the work."
+    root = tmp_path/'outputs'
+    (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
+    p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
+    until(lambda: kernels(root))
+    for o in psutil.Process(p.pid).children(recursive=True):
+        if 'ipykernel' not in ' '.join(o.cmdline()): o.kill()
+    _, err = p.communicate(timeout=120)
+    assert p.returncode not in (0, None)
+    until(lambda: not kernels(root), 20)
+    assert 'done' not in {s for s, _ in table(tmp_path/'slow.yaml', root).values()}
+    assert {s for s, _ in run_sweep(tmp_path/'slow.yaml', root).values()} == {'done'}
