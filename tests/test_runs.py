@@ -13,10 +13,9 @@ import psutil
 import pytest
 from conftest import LAST, ROOT
 
-from icportrait import bench
 from icportrait.bench import BenchError, list_runs, read_status, run_notebook
 
-WHOLE = {'metrics.json', 'notebook.ipynb', 'params.yaml', 'report.html', 'status.json'}
+WHOLE = {'environment.json', 'log.txt', 'metrics.json', 'notebook.ipynb', 'params.yaml', 'report.html', 'status.json'}
 
 
 def leftovers(folder):
@@ -26,7 +25,7 @@ def leftovers(folder):
 
 def test_done(experiment, tmp_path):
     folder = run_notebook(experiment('print(steps)', LAST), dict(steps='7'), tmp_path/'run')
-    assert {o.name for o in folder.iterdir()} == WHOLE
+    assert {o.name for o in folder.iterdir() if o.name[0] != '.'} == WHOLE and not (folder/'.reserve').exists()
     assert json.loads((folder/'metrics.json').read_text()) == {'steps': 7}
     status = read_status(folder)
     assert status['state'] == 'done' and status['peak_memory_mb'] > 0 and status['command'].endswith('-p steps=7')
@@ -125,6 +124,15 @@ def test_continued_after_a_kill(experiment, tmp_path):
     with pytest.raises(BenchError, match='is done'): run_notebook(nb, {}, tmp_path/'run')
 
 
+def test_folder_by_id(experiment, tmp_path):
+    "Without a folder of its own a run is known by its parameters, and is not repeated."
+    nb = experiment(LAST)
+    folders = [run_notebook(nb, dict(steps=s), root=tmp_path/'outputs') for s in (7, '7', 8)]
+    assert folders[0] == folders[1] != folders[2] and [read_status(f)['attempt'] for f in folders] == [1, 1, 1]
+    assert read_status(run_notebook(nb, dict(steps=7), root=tmp_path/'outputs', replace=True))['attempt'] == 1
+    assert {o.parent for o in folders} == {tmp_path/'outputs'/'tiny'}
+
+
 def test_full_disk(experiment, tmp_path, monkeypatch):
     "The runner's own disk error is one line, and leaves nothing half-written."
     real = nbformat.write
@@ -132,6 +140,6 @@ def test_full_disk(experiment, tmp_path, monkeypatch):
         real(nb, path, *args, **kwargs)
         if 'tiny' not in str(path): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     nb = experiment(LAST)
-    monkeypatch.setattr(bench.nbformat, 'write', full)
+    monkeypatch.setattr(nbformat, 'write', full)
     with pytest.raises(BenchError, match='no space left on the disk'): run_notebook(nb, {}, tmp_path/'run')
     assert not leftovers(tmp_path) and read_status(tmp_path/'run')['state'] == 'failed'

@@ -73,7 +73,7 @@ def test_notebook(path):
 
 
 def test_later_modules_are_not_imported_by_earlier_ones():
-    order = {re.search(r'default_exp (\w+)', o.read_text())[1]: o.name[:2] for o in NOTEBOOKS if o.parent.name == 'nbs' and 'default_exp' in o.read_text()}
+    order = {re.search(r'default_exp (\w+)', o.read_text())[1]: o.stem for o in NOTEBOOKS if o.parent.name == 'nbs' and 'default_exp' in o.read_text()}
     for path in (ROOT/'icportrait').glob('[a-z]*.py'):
         for name in re.findall(r'^(?:from icportrait\.|from \.|import icportrait\.)(\w+)', path.read_text(), re.M):
             assert order[name] < order[path.stem], f'{path.stem} imports {name}'

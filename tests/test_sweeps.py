@@ -1,0 +1,416 @@
+"Sweeps under faults: nothing finished is lost or run twice, nothing is called done that is not, no notebook is left behind."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import ROOT, command, error_line, here
+
+from icportrait import bench, sweeps
+from icportrait.bench import BenchError, Busy, claim, list_runs, read_metrics, read_status, run_notebook
+from icportrait.sweeps import load_sweep, make_sweep, plan_sweep, run_state, run_sweep
+
+PARAMETERS = "steps: int = 6  # how many, in [1,1000]\nkind: str = 'a'  # one of 'a', 'b'\npause: float = 0.05  # seconds of a step\nseed: int = 0\nout: str = 'outputs/tiny'"
+# counts up to `steps`, and goes on from where it was; it also notes how often it came to its end
+WORK = """import json,os,time
+from pathlib import Path
+state = Path(out, 'checkpoint.json')
+try: done = json.loads(state.read_text())
+except (OSError, ValueError): done = []
+while len(done) < steps:
+    time.sleep(pause); done.append((len(done)*7 + seed*3 + (kind == 'b')) % 11)
+    Path(out, '.checkpoint.tmp').write_text(json.dumps(done)); os.replace(Path(out, '.checkpoint.tmp'), state)"""
+LAST = """with open(Path(out).parent.parent/'finished.txt', 'a') as f: f.write(Path(out).name + '\\n')
+Path(out, 'metrics.json').write_text(json.dumps(dict(total=sum(done), curve=done)))"""
+posix = pytest.mark.skipif(not hasattr(os, 'killpg'), reason='POSIX signals')
+
+
+@pytest.fixture
+def work(experiment, tmp_path):
+    "A small experiment that can be continued, and the sweep file of six runs."
+    experiment(WORK, LAST, name='work', parameters=PARAMETERS)
+    (tmp_path/'work.yaml').write_text('experiment: work.ipynb\ngrid: {kind: [a, b]}\nseeds: 3\n')
+    return tmp_path/'work.yaml'
+
+
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on():
+    "What a failed test has started ends with it."
+    yield
+    while started:
+        p = started.pop()
+        if p.poll() is None: p.kill(); p.wait()
+
+
+def start(file, root, *args):
+    "Start a sweep in a process of its own, which hears Ctrl-C."
+    line = [sys.executable, '-c', 'from icportrait.cli import app; app()', 'sweep', str(file), '--root', str(root), *args]
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    started.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, preexec_fn=hear))
+    return started[-1]
+
+
+def until(what, seconds=120, every=.05):
+    "Wait for something, not forever; a machine that is busy otherwise gets more time by ICPORTRAIT_TEST_PATIENCE."
+    end = time.monotonic() + seconds*float(os.environ.get('ICPORTRAIT_TEST_PATIENCE', 1))
+    while not (found := what()):
+        assert time.monotonic() < end, 'it never happened'
+        time.sleep(every)
+    return found
+
+
+def kernels(root):
+    "Notebook processes of runs below a folder."
+    res = []
+    for p in psutil.process_iter():
+        try:
+            if p.status() != psutil.STATUS_ZOMBIE and p.environ().get('ICPORTRAIT_RUN', '').startswith(str(root.resolve())): res.append(p)
+        except (psutil.Error, OSError): pass
+    return res
+
+
+def table(file, root): return {o.id: (run_state(o.folder), read_metrics(o.folder)) for o in plan_sweep(load_sweep(file), root).runs}
+
+
+def expected(file, root):
+    "What an undisturbed sweep gives, computed without running it."
+    res = {}
+    for o in plan_sweep(load_sweep(file), root).runs:
+        p = o.params
+        curve = [(i*7 + p['seed']*3 + (p['kind'] == 'b')) % 11 for i in range(p['steps'])]
+        res[o.id] = 'done', dict(total=sum(curve), curve=curve)
+    return res
+
+
+@posix
+def test_random_kills(work, tmp_path):
+    "The runner and the notebook are killed at random moments; in the end the table is that of an undisturbed sweep."
+    root, rng, kills = tmp_path/'outputs', random.Random(5), 0
+    while kills < 8:
+        p = start(work, root, '--retry-failed')
+        time.sleep(rng.uniform(.8, 4))
+        victims = [o for o in kernels(root)] if rng.random() < .4 else []
+        for o in victims or [psutil.Process(p.pid)]:
+            if p.poll() is None:
+                o.kill()
+                kills += 1
+        if victims: p.communicate(timeout=200)
+        else: p.wait(timeout=60)
+        until(lambda: not kernels(root), 20)
+        finished = {k for k, (state, _) in table(work, root).items() if state == 'done'}
+        assert all(table(work, root)[k] == v for k, v in expected(work, root).items() if k in finished)
+        if len(finished) == 6: break
+    done = command('sweep', work, '--root', root, '--retry-failed', timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert table(work, root) == expected(work, root)
+    assert kills and not kernels(root) and not [o for o in root.rglob('*.tmp*')]
+
+
+@posix
+def test_finished_runs_are_kept(work, tmp_path):
+    "A sweep that is killed in its second half does not repeat its first."
+    root = tmp_path/'outputs'
+    p = start(work, root)
+    until(lambda: (root/'finished.txt').exists() and len((root/'finished.txt').read_text().split()) >= 2)
+    p.kill(); p.wait()
+    before = {k for k, (s, _) in table(work, root).items() if s == 'done'}
+    attempts = {o.id: read_status(o.folder) for o in plan_sweep(load_sweep(work), root).runs if o.id in before}
+    assert set(s for s, _ in run_sweep(work, root).values()) == {'done'}
+    assert before and all(read_status(root/'work'/k) == v for k, v in attempts.items())
+    names = (root/'finished.txt').read_text().split()
+    assert table(work, root) == expected(work, root) and all(names.count(k) == 1 for k in before)
+
+
+@posix
+def test_notebook_dies_with_its_runner(experiment, tmp_path):
+    "Even one that holds the interpreter's lock, and so cannot look whether its runner is still there."
+    busy = "from pathlib import Path\nPath(out, 'holding').write_text('')\nsum(range(10**13))"
+    experiment(busy, name='busy', parameters=PARAMETERS)
+    (tmp_path/'busy.yaml').write_text('experiment: busy.ipynb\n')
+    p = start(tmp_path/'busy.yaml', tmp_path/'outputs')
+    until(lambda: list((tmp_path/'outputs').rglob('holding')))
+    assert kernels(tmp_path/'outputs')
+    p.kill(); p.wait()
+    if sys.platform == 'linux': until(lambda: not kernels(tmp_path/'outputs'), 5)
+    bench.end_orphans(tmp_path/'outputs')
+    assert not kernels(tmp_path/'outputs') and run_state(plan_sweep(load_sweep(tmp_path/'busy.yaml'), tmp_path/'outputs').runs[0].folder) == 'interrupted'
+
+
+@posix
+def test_what_a_killed_notebook_started_is_ended(experiment, tmp_path):
+    "A helper process that outlives its notebook is found and ended by the next start."
+    helper = "import subprocess,sys,time\nfrom pathlib import Path\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'], start_new_session=True)\nPath(out, 'helped').write_text('')\ntime.sleep(50 if not Path(out, 'again').exists() else 0)"
+    experiment(helper, WORK, LAST, name='helper', parameters=PARAMETERS)
+    (tmp_path/'helper.yaml').write_text('experiment: helper.ipynb\n')
+    root = tmp_path/'outputs'
+    p = start(tmp_path/'helper.yaml', root)
+    found = until(lambda: list(root.rglob('helped')))[0]
+    p.kill(); p.wait()
+    until(lambda: len(kernels(root)) == 1, 20)
+    (found.parent/'again').write_text('')
+    left = kernels(root)
+    assert [s for s, _ in run_sweep(tmp_path/'helper.yaml', root).values()] == ['done']
+    assert not left[0].is_running() or left[0].status() == psutil.STATUS_ZOMBIE
+    for o in kernels(root): o.kill()
+
+
+@posix
+def test_ctrl_c(experiment, tmp_path):
+    "Once: the run may save, and the sweep ends. Twice: it does not wait."
+    save = "import time\nfrom pathlib import Path\ntry:\n    Path(out, 'alive').write_text(''); time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(SAVE); Path(out, 'saved').write_text(''); raise"
+    for times, patience in ((1, 1), (2, 25)):
+        experiment(save.replace('SAVE', str(patience)), name=f'save{times}', parameters=PARAMETERS)
+        (tmp_path/'save.yaml').write_text(f'experiment: save{times}.ipynb\nseeds: 2\n')
+        root = tmp_path/f'outputs{times}'
+        p = start(tmp_path/'save.yaml', root)
+        until(lambda: list(root.rglob('alive')))
+        began = time.monotonic()
+        p.send_signal(signal.SIGINT)
+        if times == 2:
+            time.sleep(2)
+            p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=60)
+        assert p.returncode == 130 and 'icportrait: interrupted' in err and 'Traceback' not in err, err
+        assert len(list(root.rglob('saved'))) == (times == 1) and (times == 1 or time.monotonic()-began < 22)
+        assert sorted(o.state for o in plan_sweep(load_sweep(tmp_path/'save.yaml'), root).runs) == ['interrupted', 'queued']
+        assert not kernels(root)
+
+
+@pytest.mark.parametrize('code,says', [
+    ("raise ValueError('bad luck')", 'bad luck'), ('import sys; sys.exit(0)', 'sys.exit'), ('exit()', 'died'), ('import os; os._exit(0)', 'died'), ('import os; os.kill(os.getpid(), 9)', 'died'),
+    ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\nx = bytearray(2**31)", 'MemoryError'),
+])
+def test_one_bad_run(experiment, tmp_path, code, says):
+    "It fails with its reason, and the others are done."
+    experiment(f'if seed == 1:\n    {code.replace(chr(10), chr(10)+"    ")}', WORK, LAST, name='odd', parameters=PARAMETERS)
+    ends = run_sweep(make_sweep(experiment=str(tmp_path/'odd.ipynb'), seeds=2, fixed=dict(steps=1)), tmp_path/'outputs')
+    assert [s for s, _ in ends.values()] == ['done', 'failed'] and says in list(ends.values())[1][1]
+    assert not kernels(tmp_path/'outputs')
+    again = run_sweep(make_sweep(experiment=str(tmp_path/'odd.ipynb'), seeds=2, fixed=dict(steps=1)), tmp_path/'outputs')
+    assert [s for s, _ in again.values()] == ['done', 'failed']
+    assert {o['attempt'] for o in list_runs(tmp_path/'outputs')} == {1}, 'nothing is tried again unasked'
+
+
+def test_memory_limit(experiment, tmp_path):
+    experiment('x = b"x"*(600*2**20)\nimport time; time.sleep(30)', LAST, name='big', parameters=PARAMETERS)
+    ends = run_sweep(make_sweep(experiment=str(tmp_path/'big.ipynb'), resources=dict(memory_gb=.5)), tmp_path/'outputs')
+    assert [s for s, _ in ends.values()] == ['failed'] and 'more than 0.5 GB' in list(ends.values())[0][1]
+
+
+def test_full_disk(work, tmp_path, monkeypatch):
+    "The sweep stops before it starts what cannot be written."
+    monkeypatch.setattr(sweeps.shutil, 'disk_usage', lambda p: type('', (), dict(free=10**6)))
+    with pytest.raises(BenchError, match='free some and start the sweep again'): run_sweep(work, tmp_path/'outputs')
+    monkeypatch.undo()
+    assert {s for s, _ in run_sweep(work, tmp_path/'outputs').values()} == {'done'}
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or os.geteuid() != 0, reason='mounting a small disk needs root')
+def test_really_full_disk(experiment, tmp_path):
+    "A disk of two megabytes that a cell fills: the run fails with its reason, and is done once there is room."
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', disk], capture_output=True).returncode: pytest.skip('mounting is not allowed')
+    try:
+        fill = f"from pathlib import Path\np = Path({str(disk)!r}, 'ballast')\nif not Path({str(disk)!r}, 'enough').exists():\n    with p.open('wb') as f:\n        for _ in range(1000): f.write(bytes(8192)); f.flush()"
+        nb = experiment(fill, WORK, LAST, name='fill', parameters=PARAMETERS)
+        with pytest.raises(BenchError, match='(?i)no space left'): run_notebook(nb, dict(steps=1), root=disk/'outputs')
+        folder = next((disk/'outputs'/'fill').iterdir())
+        assert json.loads((folder/'status.json').read_text())['state'] == 'failed' and read_metrics(folder) is None
+        (disk/'ballast').unlink(); (disk/'enough').write_text('')
+        assert read_status(run_notebook(nb, dict(steps=1), root=disk/'outputs'))['state'] == 'done'
+    finally: subprocess.run(['umount', '-l', disk])
+
+
+def test_notebook_edited_during_the_sweep(work, tmp_path):
+    "The sweep goes on with what it has read."
+    plan, edited = plan_sweep(load_sweep(work), tmp_path/'outputs'), []
+    def watch(*args):
+        if not edited: edited.append((tmp_path/'work.ipynb').write_text((tmp_path/'work.ipynb').read_text().replace('*7', '*5')))
+    ends = run_sweep(work, tmp_path/'outputs', watch=watch)
+    assert edited and set(ends) == {o.id for o in plan.runs} and {s for s, _ in ends.values()} == {'done'}
+    assert all(read_metrics(o.folder)['curve'][1] == (7 + o.params['seed']*3 + (o.params['kind'] == 'b')) % 11 for o in plan.runs)
+    assert not {o.id for o in plan_sweep(load_sweep(work), tmp_path/'outputs').runs} & set(ends), 'the edited notebook makes other runs'
+
+
+def test_library_edited_during_the_sweep(work, tmp_path, monkeypatch):
+    plan = plan_sweep(load_sweep(work), tmp_path/'outputs')
+    monkeypatch.setattr(bench, '_module_digest', lambda *_: 'other')
+    with pytest.raises(BenchError, match='has changed'): sweeps.run_one(plan, plan.runs[0])
+
+
+@posix
+def test_two_sweeps_at_once(work, tmp_path):
+    "They share the work: each run is done once."
+    root = tmp_path/'outputs'
+    both = [start(work, root) for _ in range(2)]
+    for p in both: p.communicate(timeout=300)
+    ends = run_sweep(work, root)
+    assert {s for s, _ in ends.values()} == {'done'} and table(work, root) == expected(work, root)
+    assert sorted((root/'finished.txt').read_text().split()) == sorted(ends)
+
+
+def test_one_process_per_folder(work, tmp_path):
+    plan = plan_sweep(load_sweep(work), tmp_path/'outputs')
+    with claim(plan.runs[0].folder):
+        with pytest.raises(Busy): run_notebook(plan.experiment, plan.runs[0].given, root=plan.root)
+        assert sweeps.run_one(plan, plan.runs[0])[0] == 'running'
+
+
+@pytest.mark.parametrize('damage', ['status', 'metrics', 'params', 'checkpoint', 'notebook'])
+def test_damaged_files(work, tmp_path, damage):
+    "Whatever is damaged, the run ends with the right figures, and is not called done before."
+    root = tmp_path/'outputs'
+    one = make_sweep(experiment=str(tmp_path/'work.ipynb'))
+    run = plan_sweep(one, root).runs[0]
+    run_sweep(one, root)
+    right = read_metrics(run.folder)
+    name = dict(status='status.json', metrics='metrics.json', params='params.yaml', checkpoint='checkpoint.json', notebook='notebook.ipynb')[damage]
+    (run.folder/name).write_text('{"half')
+    if damage in ('checkpoint', 'params', 'notebook'): bench.write_json(run.folder/'status.json', read_status(run.folder) | dict(state='running', pid=2**22+1))
+    assert run_state(run.folder) == 'interrupted'
+    ends = run_sweep(one, root)
+    assert [s for s, _ in ends.values()] == ['done'], ends
+    assert read_metrics(run.folder) == right
+
+
+def test_clock_jumps(experiment, tmp_path, monkeypatch):
+    "Durations and states do not believe the clock."
+    real = time.time
+    monkeypatch.setattr(time, 'time', lambda: real() + 7200)
+    seen = []
+    def watch(status):
+        monkeypatch.setattr(time, 'time', lambda: real() - 86400)
+        seen.append(read_status(tmp_path/'run')['state'])
+    folder = run_notebook(experiment(WORK, LAST, parameters=PARAMETERS), {}, tmp_path/'run', watch=watch)
+    assert read_status(folder)['seconds'] < 100 and set(seen) <= {'queued', 'running', 'done'} and 'running' in seen
+    jumped = dict(read_status(folder), state='running', pid=os.getpid(), born=bench.born(os.getpid()), updated='2001-01-01T00:00:00+00:00')
+    bench.write_json(folder/'status.json', jumped)
+    assert read_status(folder)['state'] == 'running'
+
+
+def test_dry_run_starts_nothing(work, tmp_path):
+    done = here('sweep', work, '--root', tmp_path/'outputs', '--dry-run', '--json')
+    plan = json.loads(done.stdout)
+    assert (plan['runs'], plan['left'], len(plan['plan'])) == (6, 6, 6) and not (tmp_path/'outputs').exists()
+
+
+@pytest.mark.parametrize('text,says', [('grid: {stops: [1]}', "did you mean 'steps'"), ('grid: {steps: [0]}', 'in [1,1000]'), ('grid: {kind: [c]}', "one of 'a', 'b'"), ('gird: {}', 'gird'), ('seeds: 0', 'seeds')])
+def test_bad_sweeps(work, tmp_path, text, says):
+    (tmp_path/'bad.yaml').write_text(f'experiment: work.ipynb\n{text}\n')
+    assert says in error_line(here('sweep', tmp_path/'bad.yaml', '--root', tmp_path/'outputs'))
+    assert not (tmp_path/'outputs').exists()
+
+
+def test_a_thousand_runs(work, tmp_path):
+    "Planned and listed without waiting."
+    many = make_sweep(experiment=str(tmp_path/'work.ipynb'), grid=dict(steps=list(range(1, 501))), conditions=dict(a={}, b=dict(kind='b')))
+    began = time.process_time()
+    plan = plan_sweep(many, tmp_path/'outputs')
+    planned = time.process_time()-began
+    for o in plan.runs:
+        o.folder.mkdir(parents=True)
+        (o.folder/'status.json').write_text(json.dumps(dict(state='done', started='2026-01-01T00:00:00+00:00', seconds=1., experiment='work', parameters=o.params)))
+        (o.folder/'metrics.json').write_text('{"total": 1}')
+    began = time.process_time()
+    rows = list_runs(tmp_path/'outputs')
+    listed = time.process_time()-began
+    assert len(rows) == 1000 and planned < 2 and listed < 1, (planned, listed)
+    assert {o.state for o in plan_sweep(many, tmp_path/'outputs').runs} == {'done'}
+
+
+def test_schema_is_current():
+    assert json.loads((ROOT/'nbs'/'experiments'/'sweep.schema.json').read_text()) == sweeps.sweep_schema(), 'icportrait sweep --schema > nbs/experiments/sweep.schema.json'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs'/'experiments').glob('*.yaml')), ids=lambda o: o.stem)
+def test_shipped_sweeps(path, tmp_path):
+    assert plan_sweep(load_sweep(path), tmp_path).runs
+
+
+def test_compare(work, tmp_path):
+    "The table says what the runs wrote; the page is a run of its own."
+    root = tmp_path/'outputs'
+    run_sweep(work, root)
+    groups = json.loads(here('compare', work, '--root', root, '--figures', 'total', '--no-page', '--json', '--export', tmp_path/'all.parquet').stdout.partition('\n')[2])
+    for o in groups:
+        totals = [sum((i*7 + s*3 + (o['kind'] == 'b')) % 11 for i in range(6)) for s in range(3)]
+        assert o['runs'] == 3 and abs(o['total']['mean'] - sum(totals)/3) < 1e-9 and o['total']['low'] < o['total']['mean'] < o['total']['high']
+    assert (tmp_path/'all.parquet').stat().st_size > 1000
+    rows = json.loads(here('runs', root, '-w', 'kind=b', '-w', 'seed>=1', '--sort', '-seed', '--json').stdout)
+    assert [(o['parameters']['kind'], o['parameters']['seed']) for o in rows] == [('b', 2), ('b', 1)]
+    assert 'no run has' in error_line(here('runs', root, '-w', 'colour=b'))
+
+
+def test_crontab_line(work, tmp_path):
+    "The command of the recipe with the little environment that cron gives, twice: the second time there is nothing to do."
+    env = {'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin', 'SHELL': '/bin/sh', 'PYTHONPATH': str(ROOT)}
+    line = f'cd {tmp_path} && "{sys.executable}" -c "from icportrait.cli import app; app()" sweep work.yaml >> cron.log 2>&1'
+    for _ in range(2): subprocess.run(line, shell=True, env=env, check=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert (tmp_path/'cron.log').read_text().count('6 done') == 2
+    assert len((tmp_path/'outputs'/'finished.txt').read_text().split()) == 6
+
+
+def test_scheduler_notebook(work, tmp_path):
+    "What Airflow's PapermillOperator does, with the notebook of the recipe: it succeeds when all runs are done, and fails when one is not."
+    import papermill
+    notebook, params = ROOT/'nbs'/'experiments'/'run_sweep.ipynb', dict(out=str(tmp_path/'out'), sweep=str(work), root=str(tmp_path/'outputs'))
+    papermill.execute_notebook(str(notebook), str(tmp_path/'done.ipynb'), params, kernel_name='python3', progress_bar=False)
+    assert table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
+    (tmp_path/'work.ipynb').write_text((tmp_path/'work.ipynb').read_text().replace('json.loads(state', '1/0; json.loads(state'))
+    with pytest.raises(papermill.PapermillExecutionError, match='are not done'): papermill.execute_notebook(str(notebook), str(tmp_path/'failed.ipynb'), params, kernel_name='python3', progress_bar=False)
+
+
+@pytest.fixture
+def ray():
+    module = pytest.importorskip('ray', reason='Ray is the extra [cluster]')
+    yield module
+    module.shutdown()
+
+
+def test_ray_gives_the_same(work, tmp_path, ray):
+    "The same figures as inline, and again nothing is repeated."
+    ends = run_sweep(work, tmp_path/'outputs', on='ray', workers=2)
+    assert {s for s, _ in ends.values()} == {'done'} and table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
+    assert os.environ['RAY_USAGE_STATS_ENABLED'] == '0' and not ray.is_initialized()
+    run_sweep(work, tmp_path/'outputs', on='ray', workers=2)
+    assert len((tmp_path/'outputs'/'finished.txt').read_text().split()) == 6
+
+
+@posix
+def test_ray_worker_killed(work, tmp_path, ray):
+    "The run is interrupted, not failed and not done; its notebook ends; the next start continues it."
+    root, killed = tmp_path/'outputs', []
+    def watch(plan, run, state, error, status):
+        if state == 'running' and status and status.get('cell') and not killed:
+            killed.append(run.id)
+            os.kill(status['pid'], signal.SIGKILL)
+    slow = make_sweep(experiment=str(tmp_path/'work.ipynb'), fixed=dict(pause=.5), seeds=2)
+    ends = run_sweep(slow, root, on='ray', workers=2, watch=watch)
+    assert killed and ends[killed[0]] == ('interrupted', 'its worker died') and sorted(s for s, _ in ends.values()) == ['done', 'interrupted']
+    until(lambda: not kernels(root), 20)
+    assert {s for s, _ in run_sweep(slow, root, on='ray', workers=2).values()} == {'done'}
+
+
+@posix
+def test_ray_cluster_killed(work, tmp_path, ray):
+    "Everything of Ray is killed at once; the command ends, no notebook is left, and an inline sweep finishes the work."
+    root = tmp_path/'outputs'
+    (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
+    p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
+    until(lambda: kernels(root))
+    for o in psutil.Process(p.pid).children(recursive=True):
+        if 'ipykernel' not in ' '.join(o.cmdline()): o.kill()
+    _, err = p.communicate(timeout=120)
+    assert p.returncode not in (0, None)
+    until(lambda: not kernels(root), 20)
+    assert 'done' not in {s for s, _ in table(tmp_path/'slow.yaml', root).values()}
+    assert {s for s, _ in run_sweep(tmp_path/'slow.yaml', root).values()} == {'done'}
