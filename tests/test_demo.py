@@ -46,6 +46,12 @@ def test_leaves_everything(demo):
     assert not list(demo.rglob('*.tmp*'))
 
 
+def test_adapters_can_be_used(demo):
+    from icportrait.portrait import load_pipeline
+    pipe = load_pipeline('small', demo/'adapters'/'matching', demo/'adapters'/'appearance')
+    assert all(p.abs().max() > 0 for net in (pipe.matching_net, pipe.appearance) for n, p in net.named_trainable().items() if '.lora_B' in n)
+
+
 def test_measures(demo):
     metrics = json.loads((demo/'metrics.json').read_text())
     for part, names in FIGURES.items():
