@@ -248,8 +248,8 @@ ControlUNet.features = features
 
 # %% ../nbs/05_control.ipynb #4dc1f96d
 def named_trainable(self:ControlUNet)->dict[str,nn.Parameter]: # name in the adapter -> parameter
-    "The trainable parameters by the name that the adapter file gives them."
-    return {n.replace('.default.', '.'): p for n,p in self.named_parameters() if p.requires_grad}
+    "The adapter's parameters, LoRA and what is not the base's, by the name that its file gives them; frozen or not."
+    return {n.replace('.default.', '.'): p for n,p in self.named_parameters() if '.lora_' in n or not n.startswith('unet.')}
 
 def trainable_parameters(self:ControlUNet)->list[nn.Parameter]:
     "The trainable parameters as a list, so that an optimiser and gradient clipping see the same ones."

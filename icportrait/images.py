@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_SIDE', 'MAX_PIXELS', 'ImageError', 'from_pil', 'to_pil', 'save_image', 'to_rgb', 'open_image',
            'load_image', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'show_images', 'show_rows',
-           'seed_everything', 'default_device']
+           'seed_everything', 'default_precision', 'default_device']
 
 # %% ../nbs/00_images.ipynb #b0f63cb6
 import random,warnings
@@ -226,6 +226,12 @@ def seed_everything(seed:int, # any whole number
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+def default_precision(device:str='cpu', # where to compute
+                     )->str:            # 'bf16' or 'no'
+    "Mixed precision where the machine computes bf16 fast: GPUs that have it, CPUs with AVX-512 or better; elsewhere it is emulated, ten times slower."
+    if torch.device(device).type=='cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'
+    return 'bf16' if torch.device(device).type=='cpu' and torch.backends.cpu.get_cpu_capability().startswith(('AVX512','AMX')) else 'no'
 
 def default_device()->str:
     "The fastest device that is there: `cuda`, `mps` or `cpu`."

@@ -15,8 +15,8 @@ from .control import ControlUNet, unet_features
 # %% auto #0
 __all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'local_soft_argmax', 'cycle_error',
            'flow_from_cost', 'resize_truth', 'bilinear_targets', 'correspondence_loss', 'Matches', 'resize_cost',
-           'join_coarse', 'MatchingNet', 'matches_from_costs', 'match', 'matching_loss', 'end_point_error', 'pck',
-           'dift_match']
+           'join_coarse', 'consensus', 'agree', 'MatchingNet', 'matches_from_costs', 'match', 'matching_loss',
+           'end_point_error', 'pck', 'dift_match']
 
 # %% ../nbs/06_matching.ipynb #85bcbeb5
 def cost_volume(target:Tensor, # [B,C,h,w] features of the target half
@@ -203,6 +203,28 @@ def join_coarse(costs:dict[str,Tensor], # level -> [B,h,w,h,w], coarse to fine
         out[n] = last = c if last is None else (c+weight*resize_cost(last, tuple(c.shape[1:3]), tuple(c.shape[3:])))/(1+weight)
     return out
 
+# %% ../nbs/06_matching.ipynb #c8241fbb
+def consensus(cost:Tensor,   # [B,h,w,H,W] similarity
+              radius:int=1,  # half-width of the neighbourhood in cells; 0: the cost as it is
+             )->Tensor:      # [B,h,w,H,W]
+    "The mean of each entry and its neighbours that are shifted alike in target and source."
+    if not radius: return cost
+    total, count = torch.zeros_like(cost), torch.zeros_like(cost[:1])
+    part = lambda n,d: slice(max(0,-d), n-max(0,d))
+    for dy in range(-radius, radius+1):
+        for dx in range(-radius, radius+1):
+            here,there = (tuple(part(n,s*d) for n,d in zip(cost.shape[1:], (dy,dx,dy,dx))) for s in (1,-1))
+            total[(slice(None),*here)] += cost[(slice(None),*there)]
+            count[(slice(None),*here)] += 1
+    return total/count
+
+def agree(costs:dict[str,Tensor], # level -> [B,h,w,H,W]
+          radius:int=1,           # in cells of the finest level; less on coarser ones; 0: nobody is asked
+         )->dict[str,Tensor]:     # the same levels
+    "The consensus of every level."
+    finest = max(c.shape[1] for c in costs.values())
+    return {n: consensus(c, radius*c.shape[1]//finest) for n,c in costs.items()}
+
 # %% ../nbs/06_matching.ipynb #500c17dd
 class MatchingNet(ControlUNet):
     "The control net that finds where the lighting image's parts lie in the profile."
@@ -213,11 +235,12 @@ class MatchingNet(ControlUNet):
                  temperature:float=.05,     # of the softmax over source cells, in training and after
                  coarse:float=0.,           # weight with which a level's cost joins that of the next finer level
                  radius:int=1,              # half-width of the soft-argmax window, cells
+                 neighbours:int=1,          # radius of the neighbourhood that must agree, cells of the finest level; 0: none
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
         super().__init__(unet, rank, upto=upto or f'up{len(unet.up_blocks)-2}', **kwargs)
-        self.temperature,self.radius,self.coarse = temperature, radius, coarse
-        self.config |= dict(temperature=temperature, radius=radius, coarse=coarse)
+        self.temperature,self.radius,self.coarse,self.neighbours = temperature, radius, coarse, neighbours
+        self.config |= dict(temperature=temperature, radius=radius, coarse=coarse, neighbours=neighbours)
 
     def costs(self,
               source_latents:Tensor, # [B,C,h,w] of the profile
@@ -226,7 +249,8 @@ class MatchingNet(ControlUNet):
              )->dict[str,Tensor]:    # level -> [B,h,w,h,w], coarse to fine
         "Layer-wise correlation: one cost volume per level."
         levels = self.features(source_latents, target_latents, condition)
-        return join_coarse({l.name: cost_volume(l.target, l.source) for l in levels}, self.coarse)
+        costs = join_coarse({l.name: cost_volume(l.target, l.source) for l in levels}, self.coarse)
+        return agree(costs, self.neighbours)
 
 # %% ../nbs/06_matching.ipynb #23d07b15
 def matches_from_costs(costs:dict[str,Tensor], # level -> [B,h,w,h,w], coarse to fine
@@ -300,6 +324,7 @@ def dift_match(unet:UNet2DConditionModel,        # the base's UNet, without LoRA
                scheduler=None,                   # with one, noise of that level is really added
                upto:str|None=None,               # last block used; None: the last but one up block
                generator:torch.Generator|None=None, # of the noise
+               neighbours:int=1,                 # radius of the neighbourhood that must agree, as in the Matching Net
               )->Matches:
     "Matches from the features of the base as it is."
     wide = torch.cat([source_latents, target_latents], -1 if together else 0)
@@ -309,4 +334,4 @@ def dift_match(unet:UNet2DConditionModel,        # the base's UNet, without LoRA
     levels = unet_features(unet, wide, timestep, condition if together else condition.repeat(2,1,1),
                            upto=upto or f'up{len(unet.up_blocks)-2}')
     halves = {n: x.chunk(2, -1 if together else 0) for n,x in levels.items()}
-    return matches_from_costs({n: cost_volume(t, s) for n,(s,t) in halves.items()})
+    return matches_from_costs(agree({n: cost_volume(t, s) for n,(s,t) in halves.items()}, neighbours))

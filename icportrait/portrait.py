@@ -126,11 +126,12 @@ def match(self,
           lighting,                # image(s) with the wanted pose and light
           mask_ratio:float=0.,     # share of the lighting image that is masked out; portraits use .8
           granularity:int=1,       # side of a mask grain, pixels
+          fill:str='spread',       # what the gaps hold: 'spread' kept pixels, or 'grey'
           generator=None,          # of the mask
          )->Matches:               # the last level, `.flow` and `.confidence`, is at image resolution
     "Where each part of the lighting image lies in the profile."
     profile,lighting = paired(as_images(profile, self.image_size), as_images(lighting, self.image_size))
-    masked,_ = mask_image(lighting, mask_ratio, granularity, generator)
+    masked,_ = mask_image(lighting, mask_ratio, granularity, generator, fill)
     z_profile,z_masked = self._encode(profile), self._encode(masked)
     return self.match_latents(z_profile, z_masked, self.image_size)
 
@@ -218,6 +219,7 @@ def _call(self,
           lighting,                      # image(s) that give pose and light
           mask_ratio:float=.8,           # share of the lighting image that is masked out, in [0,1]
           granularity:int=1,             # side of a mask grain, pixels
+          fill:str='spread',             # what the gaps hold: 'spread' kept pixels, or 'grey'
           num_inference_steps:int=15,    # denoising steps
           guidance_scale:float=1.,       # above 1: further away from what the base would make without F_ref
           generator=None,                # torch.Generator of mask and noise, or a list of one per image
@@ -233,7 +235,7 @@ def _call(self,
     self._check_call(output_type, num_inference_steps)
     profile,lighting = paired(*(as_images(x, self.image_size) for x in (profile, lighting)))
     first = generator[0] if isinstance(generator, list) else generator
-    masked,kept = mask_image(lighting, mask_ratio, granularity, first)
+    masked,kept = mask_image(lighting, mask_ratio, granularity, first, fill)
     z_profile,z_masked = self._encode(profile), self._encode(masked)
     out = PortraitOutput(None, masked=masked)
     flows = confidences = None

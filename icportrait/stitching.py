@@ -15,9 +15,10 @@ from .control import ControlUNet, Level
 from .matching import resize_flow, resize_map, warp
 
 # %% auto #0
-__all__ = ['random_mask', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate', 'join_partners',
-           'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Injection', 'attend',
-           'stitched_prediction', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
+__all__ = ['random_mask', 'spread', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate',
+           'join_partners', 'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Projection',
+           'TimeGate', 'Injection', 'residuals', 'attend', 'stitched_prediction', 'appearance_extra', 'AppearanceNet',
+           'sample_timesteps', 'appearance_loss']
 
 # %% ../nbs/07_stitching.ipynb #9136a1de
 def random_mask(batch:int,                            # samples
@@ -36,16 +37,30 @@ def random_mask(batch:int,                            # samples
     return kept.repeat_interleave(granularity,2).repeat_interleave(granularity,3)[...,:size[0],:size[1]]
 
 # %% ../nbs/07_stitching.ipynb #dfeb89cd
+def spread(image:Tensor, # [B,C,H,W]; only what was kept is read
+           mask:Tensor,  # [B,1,H,W] 1 = kept
+           empty:float=.5, # value where nothing at all was kept
+          )->Tensor:     # [B,C,H,W], the same where kept
+    "Kept pixels flow into the gaps between them: pull-push interpolation (Gortler et al., The Lumigraph, 1996)."
+    share = F.avg_pool2d(mask, 2, ceil_mode=True, count_include_pad=False)
+    if max(mask.shape[-2:])>1:
+        mean = F.avg_pool2d(image*mask, 2, ceil_mode=True, count_include_pad=False)/share.clamp_min(1e-6)
+        coarse = spread(mean, (2*share).clamp(max=1), empty)   # two kept pixels of four are enough to be believed
+        coarse = F.interpolate(coarse, size=image.shape[-2:], mode='bilinear', align_corners=False)
+    else: coarse = torch.full_like(image, empty)
+    return image*mask + coarse*(1-mask)
+
 def mask_image(image:Tensor,                         # [B,3,H,W] or [3,H,W], in [0,1]
                ratio:float=.8,                       # share that is masked out, in [0,1]
                granularity:int=1,                    # side of a grain, pixels
                generator:torch.Generator|None=None,  # of the choice
-               fill:float=.5,                        # grey of what is masked out
+               fill:str='spread',                    # what the gaps hold: 'spread' kept pixels, or 'grey'
               )->tuple[Tensor,Tensor]:               # masked image, mask [B,1,H,W] or [1,H,W] with 1 = kept
-    "An image of which a share has been replaced by grey, and the mask."
+    "An image of which a share has been masked out, and the mask."
+    if fill not in ('spread','grey'): raise ValueError(f"fill must be 'spread' or 'grey', not {fill!r}")
     batch = image[None] if image.ndim==3 else image
     mask = random_mask(len(batch), tuple(batch.shape[-2:]), ratio, granularity, generator).to(batch)
-    masked = batch*mask + fill*(1-mask)
+    masked = spread(batch, mask) if fill=='spread' else batch*mask + .5*(1-mask)
     return (masked[0],mask[0]) if image.ndim==3 else (masked,mask)
 
 # %% ../nbs/07_stitching.ipynb #9a692685
@@ -173,10 +188,34 @@ class Injected:
     references: list[tuple[Tensor,Tensor]] # keys and values [B,M,D] per self-attention layer; empty: none
     keep: Tensor|None = None               # [B] 1 or 0
 
-def _zero_conv(channels, out):
-    conv = nn.Conv2d(channels, out, 1)
-    for p in conv.parameters(): nn.init.zeros_(p)
-    return conv
+def _zero(layer):
+    for p in layer.parameters(): nn.init.zeros_(p)
+    return layer
+
+class Projection(nn.Module):
+    "A zero-initialised 1x1 projection of features and of a nonlinear layer of them."
+    def __init__(self,
+                 channels:int, # of the features
+                 out:int,      # of the socket
+                ):
+        super().__init__()
+        self.hidden,self.out = nn.Conv2d(channels, out, 1),_zero(nn.Conv2d(channels+out, out, 1))
+
+    def forward(self, x): return self.out(torch.cat([x, F.silu(self.hidden(x))], 1)) # [B,C,h,w] -> [B,out,h,w]
+
+class TimeGate(nn.Module):
+    "How much of every channel counts at a noise level: 1 for all of them before training."
+    def __init__(self,
+                 dim:int,            # of the base's time embedding
+                 channels:list[int], # of each socket
+                 width:int=64,       # of the layer between
+                ):
+        super().__init__()
+        self.time,self.gates = nn.Linear(dim, width),nn.ModuleList(_zero(nn.Linear(width, c)) for c in channels)
+
+    def forward(self, emb): # [B,D] -> list of [B,C,1,1]
+        x = F.silu(self.time(emb.to(self.time.weight.dtype)))
+        return [1+gate(x)[:,:,None,None] for gate in self.gates]
 
 # %% ../nbs/07_stitching.ipynb #ce5b1bae
 class Injection(nn.Module):
@@ -193,9 +232,12 @@ class Injection(nn.Module):
         paired = paired or [None]*len(places)
         self.layers = list(layers)
         self.level = [min(range(len(places)), key=lambda i: (abs(places[i].stride-s), -i)) for s in layers.values()]
-        self.aligned = nn.ModuleList(_zero_conv(p.channels+(q.channels if q else 0), p.channels) for p,q in zip(places, paired)) if aligned else None
+        self.aligned = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if aligned:
+                self.aligned = nn.ModuleList(Projection(p.channels+(q.channels if q else 0), p.channels) for p,q in zip(places, paired))
+                self.gate = TimeGate(unet.time_embedding.linear_2.out_features, [p.channels for p in places])
             self.reference = nn.ModuleList(ReferenceKeys((paired[i] or places[i]).channels, unet.get_submodule(n))
                                            for n,i in zip(self.layers, self.level))
 
@@ -207,11 +249,23 @@ def _inject(self:Injection,
     halves = [x.chunk(2,1) for x in f_ref.levels]
     down,mid = None, None
     if self.aligned is not None:
-        added = [conv(w.to(conv.weight.dtype)) for conv,(_,w) in zip(self.aligned, halves)]
+        added = [p(w.to(p.out.weight.dtype)) for p,(_,w) in zip(self.aligned, halves)]
         if f_ref.keep is not None: added = [x*f_ref.keep.to(x)[:,None,None,None] for x in added]
         *down,mid = added
     references = [keys(halves[i][0][:,-len(keys.norm.weight):]) for keys,i in zip(self.reference, self.level)]
     return Injected(None if down is None else tuple(down), mid, references, f_ref.keep)
+
+def residuals(self:Injection,
+              unet:UNet2DConditionModel, # the base's UNet
+              injected:Injected,         # what the injection returned
+              noisy:Tensor,              # [B,C,h,w] noisy latents
+              t:Tensor|int,              # noise level, [B] or one for all
+             )->dict:                    # diffusers' arguments; empty without the aligned half
+    "The aligned features, weighed for a noise level."
+    if injected.down is None: return {}
+    emb = unet.time_embedding(unet.get_time_embed(noisy, t))
+    *down,mid = [(g*x).to(noisy.dtype) for g,x in zip(self.gate(emb), (*injected.down, injected.mid))]
+    return dict(down_block_additional_residuals=tuple(down), mid_block_additional_residual=mid)
 
 @contextmanager
 def attend(self:Injection,
@@ -228,7 +282,7 @@ def attend(self:Injection,
     finally:
         for a,p in zip(layers, before): a.set_processor(p)
 
-Injection.forward,Injection.attend = _inject, attend
+Injection.forward,Injection.residuals,Injection.attend = _inject, residuals, attend
 
 # %% ../nbs/07_stitching.ipynb #3fde5a53
 def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
@@ -241,12 +295,8 @@ def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
     "The base's prediction with F_ref injected level by level."
     if f_ref is None: return unet(noisy, t, encoder_hidden_states=condition).sample
     injected = injection(f_ref) if isinstance(f_ref, FRef) else f_ref
-    residuals = {}
-    if injected.down is not None:
-        residuals = dict(down_block_additional_residuals=tuple(x.to(noisy.dtype) for x in injected.down),
-                         mid_block_additional_residual=injected.mid.to(noisy.dtype))
     with injection.attend(unet, injected):
-        return unet(noisy, t, encoder_hidden_states=condition, **residuals).sample
+        return unet(noisy, t, encoder_hidden_states=condition, **injection.residuals(unet, injected, noisy, t)).sample
 
 # %% ../nbs/07_stitching.ipynb #3a44a077
 def appearance_extra(z_profile:Tensor,                         # [B,C,h,w] latents of the profile
