@@ -185,7 +185,7 @@ def test_ctrl_c(experiment, tmp_path):
 
 
 @pytest.mark.parametrize('code,says', [
-    ("raise ValueError('bad luck')", 'bad luck'), ('import sys; sys.exit(0)', 'sys.exit'), ('exit()', 'died'), ('import os; os._exit(0)', 'died'), ('import os; os.kill(os.getpid(), 9)', 'died'),
+    ("raise ValueError('bad luck')", 'bad luck'), ('import sys; sys.exit(0)', 'sys.exit'), ('import os; os._exit(0)', 'died'), ('import os; os.kill(os.getpid(), 9)', 'died'),
     ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\nx = bytearray(2**31)", 'MemoryError'),
 ])
 def test_one_bad_run(experiment, tmp_path, code, says):
