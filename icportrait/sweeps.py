@@ -333,13 +333,19 @@ def _ray(plan:Plan, todo:list[Run], retry_failed:bool, tell, address=None, worke
     finally:
         if ours: ray.shutdown()
 
+def _settled(folder:Path, seconds:float=10)->str:
+    "The state of a run whose worker has died, once its process is gone."
+    end = time.monotonic()+seconds
+    while (state := run_state(folder))=='running' and time.monotonic()<end: time.sleep(.1)
+    return state
+
 def _collect(ray, plan:Plan, waiting:dict, tell, seconds:float=1):
     "Take what is ready, and tell how far the others are."
     ready,_ = ray.wait(list(waiting), num_returns=1, timeout=seconds)
     for o in ready:
         run = waiting.pop(o)
         try: tell(run, *ray.get(o))
-        except ray.exceptions.WorkerCrashedError: tell(run, run_state(run.folder), 'its worker died')
+        except ray.exceptions.WorkerCrashedError: tell(run, _settled(run.folder), 'its worker died')
         except ray.exceptions.TaskCancelledError: tell(run, run_state(run.folder), 'stopped by the user or the system')
     for run in list(waiting.values()):
         status = read_status(run.folder)

@@ -94,13 +94,14 @@ def test_ctrl_c_while_building_data(tmp_path):
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)   # whoever runs the tests in the background has it ignored
     p = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, start_new_session=True, preexec_fn=hear)
     deadline = time.time()+240
-    while not list((tmp_path/'set').glob('*.parquet')):
+    whole_shards = lambda: [o for o in (tmp_path/'set').glob('*.parquet') if o.name[0] != '.']   # not those that are being written
+    while not whole_shards():
         assert p.poll() is None and time.time() < deadline, 'no shard was written'
         time.sleep(.1)
     os.killpg(p.pid, signal.SIGINT)                      # as a terminal does: to all of its processes
     _, err = p.communicate(timeout=120)
     assert p.returncode == 130 and 'icportrait: interrupted' in err, err
-    shards = list((tmp_path/'set').glob('*.parquet'))
+    shards = whole_shards()
     checked = command('data', 'check', tmp_path/'set')
     assert shards and checked.returncode == 0, checked.stderr
     whole = shards[0].read_bytes()
