@@ -244,5 +244,5 @@ def compare_runs(what:str|Path,          # as in load_runs
                 )->Path:                 # the run folder of the page
     "Make the page that compares runs."
     name = re.sub(r'[^\w.+-]+', '-', Path(what).stem) or 'runs'
-    what = Path(what) if Path(what).is_dir() else find_sweep(what)
+    if not Path(what).is_dir(): find_sweep(what)            # before anything starts
     return run_notebook('compare', dict(what=str(what), root=str(root), where=list(where), figures=figures, by=by), out or Path(root)/'compare'/name, replace=True)

@@ -23,7 +23,7 @@ def test_help_is_instant():
     code = "import sys; from icportrait.cli import main; main(['--help']); sys.exit(bool({'torch','diffusers','matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for name in 'demo', 'run', 'runs', 'results', 'data', 'portrait', 'match', 'relight': assert f'\n  {name} ' in done.stdout
+    for name in 'demo', 'run', 'sweep', 'runs', 'compare', 'clean', 'results', 'data', 'portrait', 'match', 'relight': assert f'\n  {name} ' in done.stdout
 
 
 @pytest.mark.parametrize('args,status,says', [
