@@ -19,7 +19,7 @@ from .base import Base, decode, encode, load_base, scale_factor
 from .control import AdapterError
 from .images import ImageError, data_folder, from_pil, load_image, to_pil, to_rgb
 from .matching import Matches, MatchingNet, resize_flow, resize_map, warp
-from .stitching import AppearanceNet, FRef, Injected, mask_image, stitched_prediction
+from .stitching import AppearanceNet, FRef, Injected, mask_image, stitched_prediction, warp_picture
 
 # %% auto #0
 __all__ = ['NETS', 'as_images', 'paired', 'ICPortraitPipeline', 'match_latents', 'match', 'find_flow', 'denoise',
@@ -238,11 +238,12 @@ def _call(self,
     masked,kept = mask_image(lighting, mask_ratio, granularity, first, fill)
     z_profile,z_masked = self._encode(profile), self._encode(masked)
     out = PortraitOutput(None, masked=masked)
-    flows = confidences = None
+    flows = confidences = z_warped = None
     if use_flow:
         flows,confidences,out.flow,out.confidence = self.find_flow(z_profile, z_masked, self.image_size, flow, confidence, layerwise)
         out.warped = warp(profile.to(out.flow), out.flow)
-    ref = self.appearance.f_ref(z_profile, z_masked, kept.to(z_profile), self.base.condition(len(z_profile)), flows, confidences)
+        z_warped = warp_picture(self.vae, profile.to(out.flow), flows, confidences).to(z_profile)
+    ref = self.appearance.f_ref(z_profile, z_masked, kept.to(z_profile), self.base.condition(len(z_profile)), flows, confidences, z_warped=z_warped)
     noise = randn_tensor(tuple(z_profile.shape), generator, self.unet.device, self.unet.dtype)*self.scheduler.init_noise_sigma
     z = self.denoise(self.appearance.injection(ref), noise, num_inference_steps, guidance_scale, prompt, generator, progress)
     out.images = z if output_type=='latent' else decode(self.vae, z).float()

@@ -739,6 +739,7 @@ class LatentCache:
     def __init__(self, folder:Path, profiles:ProfileSet, lights:LightTable):
         self.folder, self.profiles, self.lights = folder, profiles, lights
         self.z, self.z_masked, self.kept, self.cells, self.points = (np.load(folder/f'{n}.npy', mmap_mode='r') for n in ('z', 'z_masked', 'kept', 'cells', 'points'))
+        self.pictures = np.load(folder/'pictures.npy', mmap_mode='r')   # [n,K,H,W,3] 8 bits, sRGB
         self.head_size, self.identity, self.camera = np.load(folder/'head_size.npy'), profiles.identity, profiles.camera
         group = lambda keys: {k: np.flatnonzero(keys == k) for k in sorted(set(keys.tolist()))}
         self.by_identity, self.by_camera = group(self.identity), group(self.camera)
@@ -763,7 +764,7 @@ def latent_key(
     seed:int=0, # of the masks
 )->str: # 12 hex digits
     "Returns the name of a latent cache: a digest of all that decides its numbers."
-    what = [profiles.key, profiles.split, weights_digest(vae), describe(mask), lights.lights, lights.seed, seed]
+    what = ['with pictures', profiles.key, profiles.split, weights_digest(vae), describe(mask), lights.lights, lights.seed, seed]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 @torch.no_grad()
@@ -775,15 +776,16 @@ def encode_lights(
     mask, # images, generator=… -> masked images, kept [B,1,H,W]; None: nothing is masked
     lights:LightTable, # of every camera
     seed:int=0, # of the masks
-)->dict[str,np.ndarray]: # z, z_masked [K,C,h,w] half precision, kept [K,h,w] uint8
-    "Returns the latents of a view under all its lights."
+)->dict[str,np.ndarray]: # z, z_masked [K,C,h,w] half precision, kept [K,h,w] and pictures [K,H,W,3] uint8
+    "Returns the latents of a view under all its lights, and what they show."
     c, device = int(profiles.camera[i]), next(vae.parameters()).device
     images = profiles.images(i, lights.weights[c], lights.backgrounds[c])
     generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, int(profiles.identity[i]) + 1, c]).integers(2**62)))
     masked, kept = mask(images, generator=generator) if mask else (images, torch.ones_like(images[:, :1]))
     z, z_masked = encode(vae, torch.cat([images, masked]).to(device)).float().cpu().chunk(2)
     kept = torch.nn.functional.adaptive_avg_pool2d(kept, z.shape[-2:])[:, 0]
-    return dict(z=z.half().numpy(), z_masked=z_masked.half().numpy(), kept=(kept*255).round().byte().numpy())
+    pictures = (images*255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return dict(z=z.half().numpy(), z_masked=z_masked.half().numpy(), kept=(kept*255).round().byte().numpy(), pictures=pictures)
 
 # %% ../nbs/03_profiles.ipynb #6012a799
 def build_latents(
@@ -857,7 +859,8 @@ def gather_pairs(
     flow, visible = flow_from_points(pts(cache.cells, t), source, tolerance)
     flow_l, visible_l = (flow, visible) if (l == t).all() else flow_from_points(pts(cache.cells, l), source, tolerance)
     pose = lambda i: torch.tensor([[RIG[c].yaw, RIG[c].pitch] for c in cache.camera[i]])
-    return dict(profile=at(cache.z, p, kp), target=at(cache.z, t, kt), target_masked=at(cache.z_masked, t, kt), lighting=at(cache.z, l, kt), lighting_masked=at(cache.z_masked, l, kt),
+    pictures = torch.from_numpy(cache.pictures[p, kp].astype(np.float32)).permute(0, 3, 1, 2).contiguous()/255
+    return dict(profile=at(cache.z, p, kp), profile_image=pictures, target=at(cache.z, t, kt), target_masked=at(cache.z_masked, t, kt), lighting=at(cache.z, l, kt), lighting_masked=at(cache.z_masked, l, kt),
         kept=at(cache.kept, l, kt)[:, None]/255, flow=flow, visible=visible, flow_lighting=flow_l, visible_lighting=visible_l,
         light=torch.from_numpy(cache.lights.weights[cache.camera[t], kt]), pose=pose(t), profile_pose=pose(p), identity=torch.from_numpy(cache.identity[t]),
         head_size=torch.from_numpy(cache.head_size[t]), views=torch.from_numpy(np.stack([p, t, l], 1)), lights=torch.from_numpy(np.stack([kp, kt], 1)))
@@ -868,7 +871,7 @@ def sample_pairs(
     seed:int=0, # of the run
     batch:int=8, # samples
     **chances, # p_cross, p_same_view, p_mannequin: see draw_pair
-)->dict[str,Tensor]: # profile, target, target_masked, lighting, lighting_masked [B,C,h,w]; kept, visible [B,1,h,w]; flow [B,2,h,w]; flow_lighting, visible_lighting (from the lighting image); light [B,L,3]; pose, profile_pose [B,2] degrees; identity, head_size [B]; views [B,3]; lights [B,2]
+)->dict[str,Tensor]: # profile, target, target_masked, lighting, lighting_masked [B,C,h,w]; profile_image [B,3,H,W] in [0,1]; kept, visible [B,1,h,w]; flow [B,2,h,w]; flow_lighting, visible_lighting (from the lighting image); light [B,L,3]; pose, profile_pose [B,2] degrees; identity, head_size [B]; views [B,3]; lights [B,2]
     "Returns a batch of training pairs in latents, with their true flow."
     rng = np.random.default_rng([seed, step])
     return gather_pairs(cache, [draw_pair(cache, rng, **chances) for _ in range(batch)])

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from diffusers import UNet2DConditionModel
-from .base import add_noise, denoising_loss, denoising_target
+from .base import add_noise, denoising_loss, denoising_target, encode
 from .control import ControlUNet, Level
-from .matching import resize_flow, resize_map, warp
+from .matching import identity_flow, resize_flow, resize_map, warp
 
 # %% auto #0
 __all__ = ['random_mask', 'spread', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate',
            'join_partners', 'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Projection',
-           'TimeGate', 'Injection', 'residuals', 'attend', 'stitched_prediction', 'appearance_extra', 'AppearanceNet',
-           'sample_timesteps', 'appearance_loss']
+           'TimeGate', 'Injection', 'residuals', 'attend', 'stitched_prediction', 'warp_picture', 'appearance_extra',
+           'AppearanceNet', 'sample_timesteps', 'appearance_loss']
 
 # %% ../nbs/07_stitching.ipynb #9136a1de
 def random_mask(batch:int,                            # samples
@@ -299,14 +299,30 @@ def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
         return unet(noisy, t, encoder_hidden_states=condition, **injection.residuals(unet, injected, noisy, t)).sample
 
 # %% ../nbs/07_stitching.ipynb #3a44a077
+def warp_picture(vae,                        # the base's autoencoder
+                 image:Tensor,               # [B,3,H,W] the profile, in [0,1]
+                 flow:Tensor|list[Tensor],   # [B,2,*,*] target grid, in [-1,1]; of several the finest counts
+                 confidence:Tensor|list[Tensor]|None=None, # [B,1,*,*] in [0,1]; None: 1
+                )->Tensor:                   # [B,C,h,w] latents
+    "The profile, relocated pixel by pixel and encoded; where the flow is unsure it goes on as around there."
+    size = tuple(image.shape[-2:])
+    flow = nearest_level(flow, size).float()
+    if confidence is not None:
+        here = identity_flow(len(flow), tuple(flow.shape[-2:]), flow.device)
+        flow = here + spread(flow-here, resize_map(nearest_level(confidence, size), tuple(flow.shape[-2:])).float().clamp(0,1), empty=0.)
+    return encode(vae, warp(image.to(flow), resize_flow(flow, size)))
+
 def appearance_extra(z_profile:Tensor,                         # [B,C,h,w] latents of the profile
                      kept:Tensor,                              # [B,1,*,*] mask with 1 = kept, or shares
                      flow:Tensor|list[Tensor]|None,            # [B,2,*,*] target grid, in [-1,1]; None: no warp
                      confidence:Tensor|list[Tensor]|None=None, # [B,1,*,*] in [0,1]
+                     z_warped:Tensor|None=None,                # [B,C,h,w] of `warp_picture`; None: the latents themselves are warped
                     )->Tensor:                                 # [B,1+C,h,2w]
     "Extra input channels: share kept (source half: -1), and the warped profile on the target half (source half: 0)."
     size = tuple(z_profile.shape[-2:])
-    warped = torch.zeros_like(z_profile) if flow is None else relocate(z_profile, flow, confidence)
+    if flow is None: warped = torch.zeros_like(z_profile)
+    elif z_warped is None: warped = relocate(z_profile, flow, confidence)
+    else: warped = z_warped.to(z_profile) if confidence is None else z_warped.to(z_profile)*resize_map(nearest_level(confidence, size), size).to(z_profile)
     target = torch.cat([resize_map(kept.to(z_profile), size).to(z_profile), warped], 1)
     source = torch.zeros_like(target)
     source[:,0] = -1
@@ -321,12 +337,15 @@ class AppearanceNet(ControlUNet):
                  aligned:bool=True,         # inject the aligned half
                  reference:bool=True,       # inject the unaligned half
                  upto:str='all',            # 'all': features of the down and up path; 'mid': of the down path, as a ControlNet
+                 warped:str='picture',      # the profile where the flow says: a warped 'picture', encoded, or warped 'latents'
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
         if upto not in ('all','mid'): raise ValueError(f"upto must be 'all' or 'mid', not {upto!r}")
+        if warped not in ('picture','latents'): raise ValueError(f"warped must be 'picture' or 'latents', not {warped!r}")
         kwargs |= dict(upto=upto, extra_channels=1+unet.config.in_channels)
         super().__init__(unet, rank, **kwargs)
-        self.config |= dict(aligned=aligned, reference=reference)
+        self.config |= dict(aligned=aligned, reference=reference, warped=warped)
+        self.warped = warped
         self.paired = partners(unet) if upto=='all' else [None]*len(sockets(unet))
         self.injection = Injection(unet, aligned, reference, kwargs.get('seed', 0), self.paired)
 
@@ -338,9 +357,12 @@ class AppearanceNet(ControlUNet):
               flow:Tensor|list[Tensor]|None=None,       # [B,2,*,*] target grid, in [-1,1]; None: light only
               confidence:Tensor|list[Tensor]|None=None, # [B,1,*,*] in [0,1]
               keep:Tensor|None=None,                    # [B] 1 or 0
+              z_warped:Tensor|None=None,                # [B,C,h,w] of `warp_picture`; read where there is a flow and `warped` is 'picture'
              )->FRef:
         "Features of the pair, relocated and fused."
-        extra = appearance_extra(z_profile, kept, flow, confidence)
+        if self.warped=='latents': z_warped = None
+        elif flow is not None and z_warped is None: raise ValueError("This Appearance Net reads the warped picture: pass z_warped, as warp_picture gives it")
+        extra = appearance_extra(z_profile, kept, flow, confidence, z_warped)
         levels = self.features(z_profile, z_masked, condition, extra)
         return fuse(join_partners(levels, self.paired), flow, confidence, keep)
 
@@ -361,7 +383,7 @@ def _random(draw, shape, generator): # random numbers, drawn on the generator's 
 
 def appearance_loss(base,                   # a Base: `unet` and `scheduler` are used
                     net:AppearanceNet,      # trains, with its injection
-                    batch:dict,             # z_profile, z_masked, z_target [B,C,h,w]; kept [B,1,*,*]; condition [B,S,D]; flow, confidence or none
+                    batch:dict,             # z_profile, z_masked, z_target [B,C,h,w]; kept [B,1,*,*]; condition [B,S,D]; flow, confidence, z_warped or none
                     generator:torch.Generator|None=None, # of noise, noise levels and drops
                     p_uncond:float=.1,      # share of samples that lose F_ref
                     power:float=1.,         # of the noise levels, see `sample_timesteps`
@@ -372,7 +394,7 @@ def appearance_loss(base,                   # a Base: `unet` and `scheduler` are
     t = sample_timesteps(len(z), base.scheduler.config.num_train_timesteps, power, generator).to(z.device)
     noise,keep = _random(torch.randn, z.shape, generator).to(z), _random(torch.rand, z.shape[:1], generator).to(z)>=p_uncond
     ref = net.f_ref(batch['z_profile'], batch['z_masked'], batch['kept'], batch['condition'],
-                    batch.get('flow'), batch.get('confidence'), keep.float())
+                    batch.get('flow'), batch.get('confidence'), keep.float(), batch.get('z_warped'))
     noisy = add_noise(base.scheduler, z, noise, t)
     prediction = stitched_prediction(base.unet, noisy, t, batch['condition'], ref, net.injection)
     loss = denoising_loss(prediction, denoising_target(base.scheduler, z, noise, t), base.scheduler, t, gamma)

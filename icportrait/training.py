@@ -356,5 +356,7 @@ def appearance_batch(pairs:dict,      # of profiles.sample_pairs
                      confidence=None, # [B,1,*,*], or a list
                     )->dict:          # what stitching.appearance_loss reads
     "Pairs as the Appearance Net's loss reads them; the flow comes from outside."
+    from icportrait.stitching import warp_picture
     names = dict(z_profile='profile', z_masked='lighting_masked', z_target='target', kept='kept')
-    return {k: pairs[v].to(base.device) for k, v in names.items()} | dict(flow=flow, confidence=confidence, condition=base.condition(len(pairs['profile'])))
+    with torch.no_grad(): warped = None if flow is None else warp_picture(base.vae, pairs['profile_image'].to(base.device), flow, confidence)
+    return {k: pairs[v].to(base.device) for k, v in names.items()} | dict(flow=flow, confidence=confidence, z_warped=warped, condition=base.condition(len(pairs['profile'])))
