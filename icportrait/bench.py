@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATES', 'BenchError', 'Busy', 'Parameter', 'value_range', 'choices', 'read_notebook', 'notebook_parameters',
-           'check_value', 'check_parameters', 'parse_assignments', 'Experiment', 'load_experiment', 'find_notebook',
+           'check_value', 'check_parameters', 'parse_assignments', 'Experiment', 'load_experiment', 'find_shipped',
            'full_parameters', 'run_id', 'write_json', 'write_metrics', 'read_metrics', 'born', 'read_status',
            'peak_memory_mb', 'Recorder', 'kill_group', 'claim', 'read_params', 'is_run', 'prepare_folder', 'headings',
            'was_complete', 'orphans', 'end_orphans', 'stop_signals', 'why_not_done', 'write_report', 'commit',
@@ -211,7 +211,7 @@ class Experiment:
 def load_experiment(name:str|Path, # a path, or the name of one of the shipped experiments
                    )->Experiment:
     "Read an experiment."
-    path = find_notebook(name)
+    path = find_shipped(name)
     text,cells = read_notebook(path)
     known = _parameters(path, cells)
     if 'out' not in known: raise BenchError(f"{path}: its parameters cell has no 'out', the run folder")
@@ -219,16 +219,17 @@ def load_experiment(name:str|Path, # a path, or the name of one of the shipped e
     return Experiment(path, text, known, _digest(sources), frozenset(_imported('\n'.join(sources))))
 
 # %% ../nbs/12_bench.ipynb #3b89ff16
-def find_notebook(name:str|Path, # a path, or the name of one of the shipped experiments
-                 )->Path:
-    "The notebook file."
+def find_shipped(name:str|Path,           # a path, or the name of one that ships
+                 suffix:str='.ipynb',     # of the file
+                 kind:str='experiment',   # what it is, for the error
+                )->Path:
+    "The file of an experiment, or of another thing that ships beside it."
     path = Path(name)
     if path.is_file(): return path
-    if path.suffix=='' and path.name==str(name):
-        shipped = home()/'nbs'/'experiments'
-        if (shipped/f'{name}.ipynb').is_file(): return shipped/f'{name}.ipynb'
-        raise FileNotFoundError(f"no experiment {str(name)!r}; there are: {', '.join(sorted(o.stem for o in shipped.glob('*.ipynb'))) or 'none'}")
-    raise FileNotFoundError(f"{path}: no such notebook")
+    if path.suffix or path.name!=str(name): raise FileNotFoundError(f"{path}: no such {'notebook' if suffix=='.ipynb' else f'{kind} file'}")
+    shipped = home()/'nbs'/'experiments'
+    if (shipped/f'{name}{suffix}').is_file(): return shipped/f'{name}{suffix}'
+    raise FileNotFoundError(f"no {kind} {str(name)!r}; there are: {', '.join(sorted(o.stem for o in shipped.glob(f'*{suffix}'))) or 'none'}")
 
 # %% ../nbs/12_bench.ipynb #2bf44ad7
 def full_parameters(experiment:Experiment, given:dict)->dict:

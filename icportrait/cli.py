@@ -114,8 +114,8 @@ def run(notebook:Annotated[str, typer.Argument(help="An .ipynb file, or the name
         replace:Annotated[bool, typer.Option('--replace', help="Delete an earlier run with the same parameters or in that folder.")]=False,
         show:Annotated[bool, typer.Option('--show', help="Print the notebook's parameters and do nothing.")]=False):
     "Run an experiment: a notebook with a cell tagged 'parameters'."
-    from icportrait.bench import find_notebook,notebook_parameters,parse_assignments
-    if show: return _print_table(notebook, ['name','type','default','meaning'], [[p.name,p.type,repr(p.default),p.help] for p in notebook_parameters(find_notebook(notebook)).values()])
+    from icportrait.bench import find_shipped,notebook_parameters,parse_assignments
+    if show: return _print_table(notebook, ['name','type','default','meaning'], [[p.name,p.type,repr(p.default),p.help] for p in notebook_parameters(find_shipped(notebook)).values()])
     _run(notebook, parse_assignments(param or []), out, replace)
 
 @commands.command()

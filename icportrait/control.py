@@ -329,15 +329,20 @@ def _check_weights(path, have, want):
         if have[n].shape!=want[n].shape:
             raise AdapterError(f"Adapter {path}: {n} is {tuple(have[n].shape)}, this net needs {tuple(want[n].shape)}")
 
+def _check_base(folder, config, base, rebase):
+    "An `AdapterError` unless the adapter is of this base, or of its shapes where that is enough."
+    if not (config['base']['shapes']==base['shapes'] if rebase else same_base(config['base'], base)):
+        raise AdapterError(f"Adapter {folder} belongs to another base{' of other shapes' if rebase else ''}: train it on this base, or load its own")
+
 def load(self:ControlUNet,
-         folder:str|Path, # an adapter folder
+         folder:str|Path,   # an adapter folder
+         rebase:bool=False, # take weights that another base of the same shapes was trained with: a place to start from, not to stay
         )->ControlUNet:
     "Load an adapter's weights into this net; an `AdapterError` if it is of another base or shape."
     config = read_adapter_config(folder)
     if config['kind']!=type(self).__name__:
         raise AdapterError(f"Adapter {folder} is for {config['kind']}, not for {type(self).__name__}")
-    if not same_base(config['base'], self.base):
-        raise AdapterError(f"Adapter {folder} belongs to another base: train it on this base, or load its own")
+    _check_base(folder, config, self.base, rebase)
     have,want = read_adapter_weights(folder), self.named_trainable()
     _check_weights(folder, have, want)
     with torch.no_grad():
@@ -351,16 +356,16 @@ ControlUNet.load = load
 def from_folder(cls,
                 unet:UNet2DConditionModel, # the base's UNet
                 folder:str|Path,           # an adapter folder
-                **kwargs,                  # e.g. `share_base=False`
+                rebase:bool=False,         # as in `load`
+                **kwargs,                  # in place of what the folder says, e.g. `share_base=False`
                )->ControlUNet:
     "Build the net that an adapter folder describes on a base, and load it."
     config = read_adapter_config(folder)
     if config['kind']!=cls.__name__: raise AdapterError(f"Adapter {folder} is for {config['kind']}, not for {cls.__name__}")
-    if not same_base(config['base'], fingerprint(unet)):
-        raise AdapterError(f"Adapter {folder} belongs to another base: train it on this base, or load its own")
-    try: net = cls(unet, **{k:v for k,v in config.items() if k not in ('kind','base')}, **kwargs)
+    _check_base(folder, config, fingerprint(unet), rebase)
+    try: net = cls(unet, **{k:v for k,v in config.items() if k not in ('kind','base')} | kwargs)
     except TypeError as e: raise AdapterError(f"Adapter {folder} has a configuration that this version cannot read: {e}") from None
-    return net.load(folder)
+    return net.load(folder, rebase)
 
 ControlUNet.from_folder = classmethod(from_folder)
 

@@ -17,7 +17,7 @@ from typing import Annotated,Any
 import yaml
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 
-from .bench import (BenchError,Busy,Experiment,end_orphans,full_parameters,list_runs,load_experiment,read_metrics,
+from .bench import (BenchError,Busy,Experiment,end_orphans,find_shipped,full_parameters,list_runs,load_experiment,read_metrics,
                               read_status,run_folders,run_id,run_notebook,stop_signals,write_json)
 from .files import home
 
@@ -121,13 +121,7 @@ def load_sweep(path:str|Path, # a .yaml file
 def find_sweep(name:str|Path, # a path, or the name of a shipped one
               )->Path:
     "The sweep file."
-    path = Path(name)
-    if path.is_file(): return path
-    if path.suffix=='' and path.name==str(name):
-        shipped = home()/'nbs'/'experiments'
-        if (shipped/f'{name}.yaml').is_file(): return shipped/f'{name}.yaml'
-        raise FileNotFoundError(f"no sweep {str(name)!r}; there are: {', '.join(sorted(o.stem for o in shipped.glob('*.yaml'))) or 'none'}")
-    raise FileNotFoundError(f"{path}: no such sweep file")
+    return find_shipped(name, '.yaml', 'sweep')
 
 def make_sweep(file:str|Path='sweep', **given)->Sweep:
     "A sweep from Python values."
