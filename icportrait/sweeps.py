@@ -19,7 +19,6 @@ from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 
 from .bench import (BenchError,Busy,Experiment,end_orphans,find_shipped,full_parameters,list_runs,load_experiment,read_metrics,
                               read_status,run_folders,run_id,run_notebook,stop_signals,write_json)
-from .files import home
 
 # %% ../nbs/12b_sweeps.ipynb #12b00007
 class Part(BaseModel):
