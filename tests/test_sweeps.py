@@ -369,6 +369,18 @@ def test_scheduler_notebook(work, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match='are not done'): papermill.execute_notebook(str(notebook), str(tmp_path/'failed.ipynb'), params, kernel_name='python3', progress_bar=False)
 
 
+@posix
+def test_jobs_of_a_cluster(work, tmp_path):
+    "The recipe for Slurm, with submitit's processes on this machine in place of Slurm's: the jobs share one sweep."
+    submitit = pytest.importorskip('submitit')
+    executor = submitit.AutoExecutor(folder=tmp_path/'slurm', cluster='local')
+    executor.update_parameters(timeout_min=5)
+    jobs = [executor.submit(run_sweep, str(work), str(tmp_path/'outputs')) for _ in range(2)]
+    for job in jobs: job.result()
+    assert table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
+    assert len((tmp_path/'outputs'/'finished.txt').read_text().split()) == 6
+
+
 @pytest.fixture
 def ray():
     module = pytest.importorskip('ray', reason='Ray is the extra [cluster]')
