@@ -164,10 +164,9 @@ ICPortraitPipeline.find_flow = find_flow
 # %% ../nbs/08_portrait.ipynb #b0da264e
 def _doubled(x:Injected)->Injected:
     "For guidance: the first half of the batch hears nothing, the second half F_ref."
-    twice = lambda t: torch.cat([torch.zeros_like(t), t])
-    keep = torch.cat([torch.zeros(n := len(x.references[0][0] if x.references else x.mid)), torch.ones(n)]) if x.references or x.down else None
-    return Injected(None if x.down is None else tuple(map(twice, x.down)), None if x.mid is None else twice(x.mid),
-                    [(twice(k), twice(v)) for k,v in x.references], keep)
+    twice = lambda t: None if t is None else torch.cat([torch.zeros_like(t), t])
+    keep = twice(torch.ones(len(x.references[0][0]))) if x.references else None
+    return Injected(x.down and tuple(map(twice, x.down)), twice(x.mid), [(twice(k), twice(v)) for k,v in x.references], keep, twice(x.sketch))
 
 def denoise(self,
             injected:Injected,     # F_ref as the base takes it

@@ -17,8 +17,8 @@ from .matching import identity_flow, resize_flow, resize_map, warp
 # %% auto #0
 __all__ = ['random_mask', 'spread', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate',
            'join_partners', 'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Projection',
-           'TimeGate', 'Injection', 'residuals', 'attend', 'stitched_prediction', 'warp_picture', 'appearance_extra',
-           'AppearanceNet', 'sample_timesteps', 'appearance_loss']
+           'TimeGate', 'Injection', 'residuals', 'sketched', 'attend', 'stitched_prediction', 'warp_picture',
+           'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
 
 # %% ../nbs/07_stitching.ipynb #9136a1de
 def random_mask(batch:int,                            # samples
@@ -187,6 +187,7 @@ class Injected:
     mid: Tensor|None                       # [B,C,h,w]
     references: list[tuple[Tensor,Tensor]] # keys and values [B,M,D] per self-attention layer; empty: none
     keep: Tensor|None = None               # [B] 1 or 0
+    sketch: Tensor|None = None             # [B,C,h,w] added to the prediction; None: nothing is
 
 def _zero(layer):
     for p in layer.parameters(): nn.init.zeros_(p)
@@ -197,9 +198,11 @@ class Projection(nn.Module):
     def __init__(self,
                  channels:int, # of the features
                  out:int,      # of the socket
+                 width:int=0,  # of the nonlinear layer; 0: as the socket
                 ):
         super().__init__()
-        self.hidden,self.out = nn.Conv2d(channels, out, 1),_zero(nn.Conv2d(channels+out, out, 1))
+        width = width or out
+        self.hidden,self.out = nn.Conv2d(channels, width, 1),_zero(nn.Conv2d(channels+width, out, 1))
 
     def forward(self, x): return self.out(torch.cat([x, F.silu(self.hidden(x))], 1)) # [B,C,h,w] -> [B,out,h,w]
 
@@ -226,18 +229,23 @@ class Injection(nn.Module):
                  reference:bool=True,       # offer the unaligned half to self-attention
                  seed:int=0,                # of those keys that cannot start as the base's own
                  paired:list[Socket|None]|None=None, # of `partners`, where F_ref's levels hold them too; None: they do not
+                 sketch:bool=True,          # add a projection of the finest aligned half to the prediction
                 ):
         super().__init__()
         places,layers = sockets(unet), self_attentions(unet) if reference else {}
         paired = paired or [None]*len(places)
         self.layers = list(layers)
         self.level = [min(range(len(places)), key=lambda i: (abs(places[i].stride-s), -i)) for s in layers.values()]
-        self.aligned = None
+        self.aligned = self.sketch = None
+        emb,finest = unet.time_embedding.linear_2.out_features, places[0].channels+(paired[0].channels if paired[0] else 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if aligned:
                 self.aligned = nn.ModuleList(Projection(p.channels+(q.channels if q else 0), p.channels) for p,q in zip(places, paired))
-                self.gate = TimeGate(unet.time_embedding.linear_2.out_features, [p.channels for p in places])
+                self.gate = TimeGate(emb, [p.channels for p in places])
+            if sketch:
+                self.sketch = Projection(finest, unet.config.out_channels, places[0].channels)
+                self.sketch_gate = TimeGate(emb, [unet.config.out_channels])
             self.reference = nn.ModuleList(ReferenceKeys((paired[i] or places[i]).channels, unet.get_submodule(n))
                                            for n,i in zip(self.layers, self.level))
 
@@ -245,15 +253,17 @@ class Injection(nn.Module):
 def _inject(self:Injection,
             f_ref:FRef,   # one tensor per socket
            )->Injected:
-    "Residuals, keys and values for the base."
+    "Residuals, keys, values and sketch for the base."
     halves = [x.chunk(2,1) for x in f_ref.levels]
+    counted = lambda x: x if f_ref.keep is None else x*f_ref.keep.to(x)[:,None,None,None]
+    project = lambda p,i: counted(p(halves[i][1].to(p.out.weight.dtype)))
     down,mid = None, None
-    if self.aligned is not None:
-        added = [p(w.to(p.out.weight.dtype)) for p,(_,w) in zip(self.aligned, halves)]
-        if f_ref.keep is not None: added = [x*f_ref.keep.to(x)[:,None,None,None] for x in added]
-        *down,mid = added
+    if self.aligned is not None: *down,mid = [project(p, i) for i,p in enumerate(self.aligned)]
+    sketch = None if self.sketch is None else project(self.sketch, 0)
     references = [keys(halves[i][0][:,-len(keys.norm.weight):]) for keys,i in zip(self.reference, self.level)]
-    return Injected(None if down is None else tuple(down), mid, references, f_ref.keep)
+    return Injected(None if down is None else tuple(down), mid, references, f_ref.keep, sketch)
+
+def _embedding(unet, noisy, t): return unet.time_embedding(unet.get_time_embed(noisy, t)) # [B,D] of the noise levels
 
 def residuals(self:Injection,
               unet:UNet2DConditionModel, # the base's UNet
@@ -263,9 +273,21 @@ def residuals(self:Injection,
              )->dict:                    # diffusers' arguments; empty without the aligned half
     "The aligned features, weighed for a noise level."
     if injected.down is None: return {}
-    emb = unet.time_embedding(unet.get_time_embed(noisy, t))
-    *down,mid = [(g*x).to(noisy.dtype) for g,x in zip(self.gate(emb), (*injected.down, injected.mid))]
+    gates = self.gate(_embedding(unet, noisy, t))
+    *down,mid = [(g*x).to(noisy.dtype) for g,x in zip(gates, (*injected.down, injected.mid))]
     return dict(down_block_additional_residuals=tuple(down), mid_block_additional_residual=mid)
+
+def sketched(self:Injection,
+             unet:UNet2DConditionModel, # the base's UNet
+             injected:Injected,         # what the injection returned
+             noisy:Tensor,              # [B,C,h,w] noisy latents
+             t:Tensor|int,              # noise level, [B] or one for all
+             prediction:Tensor,         # [B,C,h,w] the base's
+            )->Tensor:                  # [B,C,h,w]
+    "The prediction and the sketch, weighed for a noise level."
+    if injected.sketch is None: return prediction
+    gate, = self.sketch_gate(_embedding(unet, noisy, t))
+    return prediction + (gate*injected.sketch).to(prediction.dtype)
 
 @contextmanager
 def attend(self:Injection,
@@ -282,7 +304,7 @@ def attend(self:Injection,
     finally:
         for a,p in zip(layers, before): a.set_processor(p)
 
-Injection.forward,Injection.residuals,Injection.attend = _inject, residuals, attend
+Injection.forward,Injection.residuals,Injection.sketched,Injection.attend = _inject, residuals, sketched, attend
 
 # %% ../nbs/07_stitching.ipynb #3fde5a53
 def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
@@ -296,7 +318,8 @@ def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
     if f_ref is None: return unet(noisy, t, encoder_hidden_states=condition).sample
     injected = injection(f_ref) if isinstance(f_ref, FRef) else f_ref
     with injection.attend(unet, injected):
-        return unet(noisy, t, encoder_hidden_states=condition, **injection.residuals(unet, injected, noisy, t)).sample
+        out = unet(noisy, t, encoder_hidden_states=condition, **injection.residuals(unet, injected, noisy, t)).sample
+    return injection.sketched(unet, injected, noisy, t, out)
 
 # %% ../nbs/07_stitching.ipynb #3a44a077
 def warp_picture(vae,                        # the base's autoencoder
@@ -338,16 +361,17 @@ class AppearanceNet(ControlUNet):
                  reference:bool=True,       # inject the unaligned half
                  upto:str='all',            # 'all': features of the down and up path; 'mid': of the down path, as a ControlNet
                  warped:str='picture',      # the profile where the flow says: a warped 'picture', encoded, or warped 'latents'
+                 sketch:bool=True,          # add a projection of the finest aligned half to the prediction
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
         if upto not in ('all','mid'): raise ValueError(f"upto must be 'all' or 'mid', not {upto!r}")
         if warped not in ('picture','latents'): raise ValueError(f"warped must be 'picture' or 'latents', not {warped!r}")
         kwargs |= dict(upto=upto, extra_channels=1+unet.config.in_channels)
         super().__init__(unet, rank, **kwargs)
-        self.config |= dict(aligned=aligned, reference=reference, warped=warped)
+        self.config |= dict(aligned=aligned, reference=reference, warped=warped, sketch=sketch)
         self.warped = warped
         self.paired = partners(unet) if upto=='all' else [None]*len(sockets(unet))
-        self.injection = Injection(unet, aligned, reference, kwargs.get('seed', 0), self.paired)
+        self.injection = Injection(unet, aligned, reference, kwargs.get('seed', 0), self.paired, sketch)
 
     def f_ref(self,
               z_profile:Tensor,  # [B,C,h,w] latents of the profile
