@@ -81,3 +81,80 @@ def test_demo(demo, base):
     assert all(math.isfinite(metrics[part][name]) for part, name in (('matching', 'pck10_after'), ('portrait', 'psnr'), ('portrait', 'light_error_deg'), ('relighting', 'ssim')))
     assert 'starts from zero' in (demo/'report.html').read_text()
     assert json.loads((demo/'adapters'/'appearance'/'card.json').read_text())['from_zero']
+
+
+@pytest.fixture(scope='module')
+def faces(tmp_path_factory):
+    "Two pictures of one size, which is nobody's."
+    folder = tmp_path_factory.mktemp('faces')
+    from icportrait.images import save_image
+    return [save_image(torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(i)), folder/f'{i}.png') for i in range(2)]
+
+
+def picture(path):
+    from icportrait.images import load_image
+    return load_image(path, None)
+
+
+def test_portrait(base, nets, faces, tmp_path):
+    "Prompt, negative prompt, size and half precision all count."
+    def make(*more):
+        out = tmp_path/f'{len(list(tmp_path.iterdir()))}.png'
+        done = here('portrait', '--profile', faces[0], '--light', faces[1], '--out', out, '--base', base, '--steps', 2, *nets, *more)
+        assert done.returncode == 0 and 'small base' not in done.stderr, done.stderr
+        return picture(out)
+    plain, guided = make(), make('--prompt', 'a face', '--guidance', 4)
+    assert plain.shape == (3, SIZE, SIZE) and torch.equal(plain, make())
+    different = plain, make('--prompt', 'a face'), guided, make('--prompt', 'a face', '--guidance', 4, '--negative-prompt', 'blurred'), make('--half')
+    assert all(not torch.equal(a, b) for i, a in enumerate(different) for b in different[:i])
+    assert make('--size', 2*SIZE).shape == (3, 2*SIZE, 2*SIZE)
+
+
+def test_match_and_relight(base, nets, faces, tmp_path):
+    done = here('match', *faces, '--out', tmp_path/'m.png', '--base', base, *nets[:2])
+    assert done.returncode == 0 and 'mean confidence' in done.stdout, done.stderr
+    assert picture(tmp_path/'m.png').shape == (3, SIZE, 4*SIZE + 6)
+    for name, light in dict(like=('--like', faces[1]), towards=('--towards', '1,.5,.5')).items():
+        done = here('relight', faces[0], '--out', tmp_path/f'{name}.png', '--base', base, '--steps', 1, *nets, *light)
+        assert done.returncode == 0, done.stderr
+    assert not torch.equal(picture(tmp_path/'like.png'), picture(tmp_path/'towards.png'))
+
+
+@pytest.mark.parametrize('args,says', [
+    ([], 'icportrait demo --base'),
+    (['--matching', 'nowhere', '--appearance', 'nowhere'], 'adapter_config.json is missing'),
+    (['--device', 'nonsense'], "no device 'nonsense'"),
+    (['--size', 50], 'use a multiple of 8'),
+])
+def test_one_line(base, faces, tmp_path, args, says):
+    assert says in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png', '--base', base, *args))
+
+
+@pytest.mark.parametrize('args,says', [(['--prompt', 'a face'], 'reads no text'), (['--negative-prompt', 'blurred'], 'reads no text')])
+def test_the_small_base_reads_no_text(faces, tmp_path, args, says):
+    assert says in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png', *args))
+
+
+def test_stages(base, tmp_path):
+    "Matching, then stitching and coupling with that matching, then the base itself, a step or two of each."
+    run = lambda name, **params: read_metrics(run_notebook(name, dict(base=str(base), precision='no') | params, tmp_path/name))
+    matching = run('train_matching', steps=2, batch=2, pairs=4, validate_every=2)
+    assert matching['steps'] == 2 and 0 <= matching['pck10_after']['mean'] <= 1
+    appearance = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=1, coupling_steps=2, batch=2, pairs=2, sampling_steps=1, validate_every=3)
+    assert appearance['steps'] == 3 and math.isfinite(appearance['psnr_other'])
+    from icportrait.portrait import load_pipeline
+    pipe = load_pipeline(base, tmp_path/'train_matching'/'adapter', tmp_path/'train_appearance'/'adapter')
+    assert pipe.tokenizer is not None and any(bool(p.abs().max() > 0) for n, p in pipe.appearance.named_trainable().items() if '.lora_B' in n)
+    learner = run('fast_learner', at='[0,1]', batch=2, pairs=2)
+    assert set(learner['pck10']) == {'0', '1'}
+
+
+def test_goes_on_learning(base, tmp_path):
+    "The base's own UNet learns further, and what is written is the same kind of base."
+    from icportrait.base import load_base
+    params = dict(base=str(tmp_path/'tuned'), start=str(base), autoencoder_steps=0, unet_steps=2, unet_batch=2, lights_per_view=1, validate_every=2, precision='no')
+    assert math.isfinite(read_metrics(run_notebook('pretrain_base', params, tmp_path/'run'))['unet']['loss'])
+    before, after = load_base(base), load_base(tmp_path/'tuned')
+    assert (type(after.scheduler), after.scheduler.config.prediction_type, after.image_size) == (type(before.scheduler), 'epsilon', SIZE)
+    assert torch.allclose(after.condition(1, 'a face'), before.condition(1, 'a face'), atol=1e-2)
+    assert not torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight.half().float())
