@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, error_line, here
 
-from icportrait.bench import read_metrics, run_notebook
+from icportrait.bench import full_parameters, load_experiment, read_metrics
 
 HEADS = (0, 1, *range(1000000, 1000004))   # of the mini set: few for training, enough held-out people for the demo's figures
 SIZE, LETTERS = 64, 'abcdefghijklmnopqrstuvwxyz'
@@ -135,9 +135,22 @@ def test_the_small_base_reads_no_text(faces, tmp_path, args, says):
     assert says in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png', *args))
 
 
+def play(name, out, **params):
+    "The figures of an experiment whose cells run in this process, which saves loading the libraries again."
+    import matplotlib
+    matplotlib.use('Agg')
+    experiment = load_experiment(name)
+    given = full_parameters(experiment, params | dict(precision='no')) | dict(out=str(out))
+    names = {}
+    for cell in json.loads(experiment.text)['cells']:
+        if cell['cell_type'] == 'code': exec(compile(''.join(cell['source']), f"{name} {cell['id']}", 'exec'), names)
+        if 'parameters' in cell['metadata'].get('tags', []): names |= given
+    return read_metrics(out)
+
+
 def test_stages(base, tmp_path):
-    "Matching, then stitching and coupling with that matching, then the base itself, a step or two of each."
-    run = lambda name, **params: read_metrics(run_notebook(name, dict(base=str(base), precision='no') | params, tmp_path/name))
+    "Matching, stitching and coupling with that matching, a step or two of each; the base judged; matching once more, as it learns."
+    run = lambda name, **params: play(name, tmp_path/name, base=str(base), **params)
     matching = run('train_matching', steps=2, batch=2, pairs=4, validate_every=2)
     assert matching['steps'] == 2 and 0 <= matching['pck10_after']['mean'] <= 1
     appearance = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=1, coupling_steps=2, batch=2, pairs=2, sampling_steps=1, validate_every=3)
@@ -145,6 +158,8 @@ def test_stages(base, tmp_path):
     from icportrait.portrait import load_pipeline
     pipe = load_pipeline(base, tmp_path/'train_matching'/'adapter', tmp_path/'train_appearance'/'adapter')
     assert pipe.tokenizer is not None and any(bool(p.abs().max() > 0) for n, p in pipe.appearance.named_trainable().items() if '.lora_B' in n)
+    judged = run('evaluate_base', samples=4, sampling_steps=1, compare='DDIM:1')
+    assert math.isfinite(judged['autoencoder']['psnr']) and judged['unet']['fid'] > judged['unet']['fid_floor'], 'noise is no face'
     learner = run('fast_learner', at='[0,1]', batch=2, pairs=2)
     assert set(learner['pck10']) == {'0', '1'}
 
@@ -152,8 +167,8 @@ def test_stages(base, tmp_path):
 def test_goes_on_learning(base, tmp_path):
     "The base's own UNet learns further, and what is written is the same kind of base."
     from icportrait.base import load_base
-    params = dict(base=str(tmp_path/'tuned'), start=str(base), autoencoder_steps=0, unet_steps=2, unet_batch=2, lights_per_view=1, validate_every=2, precision='no')
-    assert math.isfinite(read_metrics(run_notebook('pretrain_base', params, tmp_path/'run'))['unet']['loss'])
+    params = dict(base=str(tmp_path/'tuned'), start=str(base), autoencoder_steps=0, unet_steps=2, unet_batch=2, lights_per_view=1, validate_every=2)
+    assert math.isfinite(play('pretrain_base', tmp_path/'run', **params)['unet']['loss'])
     before, after = load_base(base), load_base(tmp_path/'tuned')
     assert (type(after.scheduler), after.scheduler.config.prediction_type, after.image_size) == (type(before.scheduler), 'epsilon', SIZE)
     assert torch.allclose(after.condition(1, 'a face'), before.condition(1, 'a face'), atol=1e-2)
