@@ -140,7 +140,7 @@ def play(name, out, **params):
     import matplotlib
     matplotlib.use('Agg')
     experiment = load_experiment(name)
-    given = full_parameters(experiment, params | dict(precision='no')) | dict(out=str(out))
+    given = full_parameters(experiment, dict(precision='no') | params) | dict(out=str(out))
     names = {}
     for cell in json.loads(experiment.text)['cells']:
         if cell['cell_type'] == 'code': exec(compile(''.join(cell['source']), f"{name} {cell['id']}", 'exec'), names)
@@ -162,6 +162,16 @@ def test_stages(base, tmp_path):
     assert math.isfinite(judged['autoencoder']['psnr']) and judged['unet']['fid'] > judged['unet']['fid_floor'], 'noise is no face'
     learner = run('fast_learner', at='[0,1]', batch=2, pairs=2)
     assert set(learner['pck10']) == {'0', '1'}
+
+
+def test_with_little_memory(base, tmp_path):
+    "Weights in bf16 and activations that are computed once more: both stages train, to finite figures."
+    run = lambda name, **params: play(name, tmp_path/name, base=str(base), half=True, checkpointing=True, precision='bf16', batch=2, pairs=2, **params)
+    assert run('train_matching', steps=2)['pck10_after']['mean'] >= 0
+    figures = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=1, coupling_steps=1, sampling_steps=1)
+    assert math.isfinite(figures['psnr_other'])
+    from icportrait.portrait import load_pipeline
+    load_pipeline(base, tmp_path/'train_matching'/'adapter', tmp_path/'train_appearance'/'adapter')   # that base in fp32 takes them, too
 
 
 def test_goes_on_learning(base, tmp_path):
