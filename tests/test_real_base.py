@@ -166,9 +166,9 @@ def test_stages(base, tmp_path):
 
 def test_with_little_memory(base, tmp_path):
     "Weights in bf16 and activations that are computed once more: both stages train, to finite figures."
-    run = lambda name, **params: play(name, tmp_path/name, base=str(base), half=True, checkpointing=True, precision='bf16', batch=2, pairs=2, **params)
-    assert run('train_matching', steps=2)['pck10_after']['mean'] >= 0
-    figures = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=1, coupling_steps=1, sampling_steps=1)
+    run = lambda name, **params: play(name, tmp_path/name, base=str(base), half=True, checkpointing=True, precision='bf16', batch=1, pairs=1, **params)
+    assert run('train_matching', steps=1)['epe_after']['mean'] >= 0
+    figures = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=0, coupling_steps=1, sampling_steps=1)
     assert math.isfinite(figures['psnr_other'])
     from icportrait.portrait import load_pipeline
     load_pipeline(base, tmp_path/'train_matching'/'adapter', tmp_path/'train_appearance'/'adapter')   # that base in fp32 takes them, too
@@ -177,7 +177,7 @@ def test_with_little_memory(base, tmp_path):
 def test_goes_on_learning(base, tmp_path):
     "The base's own UNet learns further, and what is written is the same kind of base."
     from icportrait.base import load_base
-    params = dict(base=str(tmp_path/'tuned'), start=str(base), autoencoder_steps=0, unet_steps=2, unet_batch=2, lights_per_view=1, validate_every=2)
+    params = dict(base=str(tmp_path/'tuned'), start=str(base), autoencoder_steps=0, unet_steps=1, unet_batch=2, lights_per_view=1)
     assert math.isfinite(play('pretrain_base', tmp_path/'run', **params)['unet']['loss'])
     before, after = load_base(base), load_base(tmp_path/'tuned')
     assert (type(after.scheduler), after.scheduler.config.prediction_type, after.image_size) == (type(before.scheduler), 'epsilon', SIZE)
