@@ -166,7 +166,7 @@ def test_stages(base, tmp_path):
 
 def test_with_little_memory(base, tmp_path):
     "Weights in bf16 and activations that are computed once more: both stages train, to finite figures."
-    run = lambda name, **params: play(name, tmp_path/name, base=str(base), half=True, checkpointing=True, precision='bf16', batch=1, pairs=1, **params)
+    run = lambda name, **params: play(name, tmp_path/name, base=str(base), half=True, checkpointing=True, precision='bf16', batch=1, pairs=2, **params)
     assert run('train_matching', steps=1)['epe_after']['mean'] >= 0
     figures = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=0, coupling_steps=1, sampling_steps=1)
     assert math.isfinite(figures['psnr_other'])
