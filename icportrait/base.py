@@ -81,6 +81,10 @@ def _latent_size(self:Base,
     if image_size % factor: raise BaseError(f'{image_size} pixels cannot be cut into cells of {factor}: use a multiple of {factor}')
     return image_size//factor
 
+def _image_size(self:Base)->int: # pixels along a side
+    "Side of the images that the base was made for."
+    return self.unet.config.sample_size*scale_factor(self.vae)
+
 def _to(self:Base, device=None, dtype=None)->Base:
     "The base itself, its models moved."
     for m in (self.vae, self.unet, self.text_encoder):
@@ -89,7 +93,7 @@ def _to(self:Base, device=None, dtype=None)->Base:
     self.prompts.clear()
     return self
 
-Base.latent_size, Base.to = _latent_size, _to
+Base.latent_size, Base.image_size, Base.to = _latent_size, property(_image_size), _to
 
 # %% ../nbs/04_base.ipynb #6b20ac50
 @torch.no_grad()
@@ -101,7 +105,8 @@ def _condition(self:Base,
     if self.text_encoder is None:
         return torch.zeros(batch, 1, self.unet.config.cross_attention_dim, device=self.device, dtype=self.dtype)
     if prompt not in self.prompts:
-        tok = self.tokenizer(prompt, padding='max_length', max_length=self.tokenizer.model_max_length, truncation=True, return_tensors='pt')
+        longest = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)   # some tokenizers name no limit
+        tok = self.tokenizer(prompt, padding='max_length', max_length=longest, truncation=True, return_tensors='pt')
         self.prompts[prompt] = self.text_encoder(tok.input_ids.to(self.device))[0].to(self.dtype)
     return self.prompts[prompt].expand(batch, -1, -1)
 
@@ -331,6 +336,12 @@ def _download(name:str)->Path:
         raise FileNotFoundError(f'no base at {name!r}: it is neither a folder nor a file here, and could not be fetched as a model name '
                                 f'({type(e).__name__}); check the spelling or the network') from None
 
+def _set_size(base:Base, size:int|None)->Base:
+    "The base itself, which draws images of that many pixels a side from now on."
+    if size: base.unet.register_to_config(sample_size=base.latent_size(size))
+    elif not isinstance(base.unet.config.sample_size, int): raise BaseError(f'{base.path} does not say which size it draws: pass size=, in pixels')
+    return base
+
 def _check(base:Base)->Base:
     "The base, if its parts fit each other and this project."
     c = base.unet.config
@@ -345,6 +356,7 @@ def load_base(path:str|Path='small',            # 'small', a folder, a .safetens
               dtype:torch.dtype=torch.float32,  # of the weights in memory
               device:str|torch.device='cpu',
               config:str|Path=None,             # for a single file: folder (or name) with its family's configuration
+              size:int=None,                    # pixels along a side of the images; None: what the base was made for
              )->Base:
     "A base model in evaluation mode, all its weights frozen."
     root = data_folder('base') if str(path) == 'small' else Path(path)
@@ -357,4 +369,4 @@ def load_base(path:str|Path='small',            # 'small', a folder, a .safetens
     for m in (base.vae, base.unet, base.text_encoder):
         if m is not None: m.eval().requires_grad_(False)
     for m in (base.vae, base.unet): m.to(memory_format=torch.channels_last)
-    return _check(base).to(device, dtype)
+    return _set_size(_check(base), size).to(device, dtype)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['commands', 'data_commands', 'Params', 'Root', 'Json', 'Where', 'Sort', 'PLAIN_WORDS', 'Out', 'Base', 'Adapter',
-           'Seed', 'Steps', 'Mask', 'one_line', 'main', 'app', 'Progress', 'run', 'demo', 'runs', 'SweepProgress',
-           'sweep', 'compare', 'clean_up', 'results', 'portrait', 'match', 'relight', 'build', 'check', 'show']
+           'Size', 'Device', 'Half', 'Prompt', 'Negative', 'Guidance', 'Seed', 'Steps', 'Mask', 'one_line', 'main',
+           'app', 'Progress', 'run', 'demo', 'runs', 'SweepProgress', 'sweep', 'compare', 'clean_up', 'results',
+           'portrait', 'match', 'relight', 'build', 'check', 'show']
 
 # %% ../nbs/13_cli.ipynb #3022d710
 import errno,json,os,sys
@@ -121,10 +122,12 @@ def run(notebook:Annotated[str, typer.Argument(help="An .ipynb file, or the name
 @commands.command()
 def demo(fast:Annotated[bool, typer.Option('--fast', help="A version of about a minute, to see that everything works.")]=False,
          out:Annotated[Path, typer.Option(help="Run folder.")]=Path('outputs/demo'),
+         base:Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x folder, .safetensors file or name.")]='small',
          param:Params=None):
-    "Teach the small base to match faces and to relight them, make portraits, and measure all of it."
+    "Teach a base to match faces and to relight them, make portraits, and measure all of it."
     from icportrait.bench import parse_assignments
-    _run('demo', (dict(fast=True) if fast else {}) | parse_assignments(param or []), out, replace=True)
+    given = (dict(fast=True) if fast else {}) | (dict(base=base) if base!='small' else {})
+    _run('demo', given | parse_assignments(param or []), out, replace=True)
 
 # %% ../nbs/13_cli.ipynb #594cb3e4
 Root = Annotated[Path, typer.Argument(help="Where the run folders are.")]
@@ -287,16 +290,35 @@ def _out_image(path:Path)->Path:
     if suffix.lower() not in Image.registered_extensions(): raise ValueError(f"{path}: unknown image format {suffix!r}; use .png, .jpg or .webp")
     return path.with_suffix(suffix)
 
-def _pipeline(base:str, matching:Path|None, appearance:Path|bool|None):
-    "The pipeline, and plain words where its base is the small one."
+def _check_device(device:str):
+    "A clear line where a device is not there."
+    import torch
+    try: torch.zeros(1, device=device)
+    except (RuntimeError,AssertionError) as e: raise ValueError(f"no device {device!r} on this machine: {str(e).splitlines()[0]}") from None
+
+def _pipeline(base:str, matching:Path|None, appearance:Path|bool|None, size:int|None=None, device:str='cpu', half:bool=False):
+    "The pipeline, and plain words where its base is the small one or has no adapters yet."
+    _check_device(device)
+    import torch
+    from icportrait.control import AdapterError
     from icportrait.portrait import load_pipeline
     if base=='small': print(PLAIN_WORDS, file=sys.stderr)
-    return load_pipeline(base, matching, appearance)
+    dtype = torch.float32 if not half else torch.bfloat16 if device=='cpu' else torch.float16
+    try: return load_pipeline(base, matching, appearance, dtype, device, size)
+    except AdapterError as e:
+        if base=='small' or None not in (matching,appearance): raise
+        raise AdapterError(f"{e}. What ships is for the small base; `icportrait demo --base {base}` trains both nets on yours: pass its adapters/matching and adapters/appearance with --matching and --appearance") from None
 
 # %% ../nbs/13_cli.ipynb #ff635c2a
 Out = Annotated[Path, typer.Option(help="The picture to be written.")]
-Base = Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x folder.")]
-Adapter = Annotated[Path|None, typer.Option(help="An adapter folder instead of the one that ships.")]
+Base = Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x folder, .safetensors file or name.")]
+Adapter = Annotated[Path|None, typer.Option(help="An adapter folder instead of the one that ships, which is for the small base.")]
+Size = Annotated[int|None, typer.Option(min=8, max=4096, help="Pixels along a side; by default what the base was made for.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+Half = Annotated[bool, typer.Option('--half', help="Weights in half precision, which needs half the memory.")]
+Prompt = Annotated[str, typer.Option(help="Text, where the base reads it.")]
+Negative = Annotated[str, typer.Option(help="Text of what to move away from, with --guidance above 1.")]
+Guidance = Annotated[float, typer.Option(min=0, max=100, help="Above 1: further away from what the base makes without the two pictures.")]
 Seed = Annotated[int, typer.Option(help="Of mask and noise.")]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
 Mask = Annotated[float, typer.Option(min=0, max=.99, help="Share of the lighting image that is masked out.")]
@@ -306,10 +328,9 @@ def _generator(seed:int):
     import torch
     return torch.Generator().manual_seed(seed)
 
-def _make(profile, lighting, out:Path, base, matching, appearance, seed, **kwargs):
+def _make(profile, lighting, out:Path, pipe, seed:int, **kwargs):
     "Make one portrait and write it."
     from icportrait.images import save_image
-    pipe = _pipeline(base, matching, appearance)
     result = pipe(profile, lighting, generator=_generator(seed), progress=sys.stderr.isatty(), **kwargs)
     print(save_image(result.images[0], out))
 
@@ -317,25 +338,29 @@ def _make(profile, lighting, out:Path, base, matching, appearance, seed, **kwarg
 @commands.command()
 def portrait(profile:Annotated[Path, typer.Option(help="The person.")],
              light:Annotated[Path, typer.Option(help="A portrait of anybody that gives pose and light.")],
-             out:Out, base:Base='small', matching:Adapter=None, appearance:Adapter=None, seed:Seed=0, steps:Steps=15, mask:Mask=.8):
+             out:Out, base:Base='small', matching:Adapter=None, appearance:Adapter=None, seed:Seed=0, steps:Steps=15, mask:Mask=.8,
+             prompt:Prompt='', negative_prompt:Negative='', guidance:Guidance=1., size:Size=None, device:Device='cpu', half:Half=False):
     "The profile's person in the pose and the light of another portrait."
     from icportrait.images import load_image
     out = _out_image(out)
-    _make(load_image(profile, None), load_image(light, None), out, base, matching, appearance, seed, num_inference_steps=steps, mask_ratio=mask)
+    person,lighting = load_image(profile, None),load_image(light, None)
+    _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, num_inference_steps=steps, mask_ratio=mask,
+          prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance)
 
 # %% ../nbs/13_cli.ipynb #a79fdb64
 @commands.command()
 def match(profile:Annotated[Path, typer.Argument(help="The person.")],
           target:Annotated[Path, typer.Argument(help="The portrait whose parts are looked for in the profile.")],
-          out:Out, base:Base='small', matching:Adapter=None, mask:Annotated[float, typer.Option(min=0, max=.99, help="Share of the target that is masked out.")]=0., seed:Seed=0):
+          out:Out, base:Base='small', matching:Adapter=None, mask:Annotated[float, typer.Option(min=0, max=.99, help="Share of the target that is masked out.")]=0., seed:Seed=0,
+          size:Size=None, device:Device='cpu', half:Half=False):
     "Where each part of the target lies in the profile: profile, target, warped profile, confidence."
     from icportrait.images import image_grid,load_image,save_image
     out,a,b = _out_image(out),load_image(profile, None),load_image(target, None)
     from icportrait.matching import warp
-    m = _pipeline(base, matching, False).match(a, b, mask_ratio=mask, generator=_generator(seed))
-    size = m.flow.shape[-1]
-    a,b = load_image(profile, size),load_image(target, size)
-    print(save_image(image_grid([[a, b, warp(a[None].to(m.flow), m.flow)[0], m.confidence[0]]]), out))
+    m = _pipeline(base, matching, False, size, device, half).match(a, b, mask_ratio=mask, generator=_generator(seed))
+    side,flow = m.flow.shape[-1],m.flow.cpu()
+    a,b = load_image(profile, side),load_image(target, side)
+    print(save_image(image_grid([[a, b, warp(a[None].to(flow), flow)[0], m.confidence[0].cpu()]]), out))
     print(f'mean confidence {m.confidence.mean():.3f}')
 
 # %% ../nbs/13_cli.ipynb #60fd9b46
@@ -363,13 +388,15 @@ def relight(image:Annotated[Path, typer.Argument(help="The person.")],
             like:Annotated[Path|None, typer.Option(help="A portrait with the wanted light, in the same pose.")]=None,
             yaw:Annotated[float, typer.Option(min=-90, max=90, help="The head's turn in degrees, with --towards.")]=0.,
             pitch:Annotated[float, typer.Option(min=-45, max=45, help="The head's nod in degrees, with --towards.")]=0.,
-            base:Base='small', matching:Adapter=None, appearance:Adapter=None, seed:Seed=0, steps:Steps=15, mask:Mask=.8):
+            base:Base='small', matching:Adapter=None, appearance:Adapter=None, seed:Seed=0, steps:Steps=15, mask:Mask=.8,
+            prompt:Prompt='', negative_prompt:Negative='', guidance:Guidance=1., size:Size=None, device:Device='cpu', half:Half=False):
     "A person under another light: from a direction, or as in another portrait."
     from icportrait.images import load_image
     if (towards is None)==(like is None): raise ValueError("say where the light comes from: either --towards x,y,z or --like PORTRAIT")
     out,person = _out_image(out),load_image(image, None)
     lighting = load_image(like, None) if like else _mannequin(_direction(towards), yaw, pitch)
-    _make(person, lighting, out, base, matching, appearance, seed, num_inference_steps=steps, mask_ratio=mask)
+    _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, num_inference_steps=steps, mask_ratio=mask,
+          prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance)
 
 # %% ../nbs/13_cli.ipynb #3324d7d9
 def _range(text:str)->list[int]:

@@ -119,6 +119,7 @@ class AdapterError(ValueError):
     "An adapter that is missing, damaged, or belongs to another base."
 
 def _projection(w): # cosine between a weight tensor and a fixed wave, times the root of its size: about N(0,1)
+    if w.is_meta: return 0.   # a structure without values, to count with
     w = w.detach().double().flatten().cpu()
     wave = torch.cos(torch.arange(len(w), dtype=torch.float64)**1.5)
     return round(float((w*wave).mean()/(w.square().mean().sqrt()+1e-12)*math.sqrt(2*len(w))), 4)
@@ -240,7 +241,7 @@ def features(self:ControlUNet,
     "Features of both halves by level, from one forward pass over `[source | target]`."
     _check_pair(self, source_latents, target_latents, extra)
     wide = side_by_side(source_latents, target_latents)
-    added = None if extra is None else self.extra_in(extra.to(self.extra_in.weight.dtype)).to(wide.dtype)
+    added = None if extra is None else self.extra_in(extra.to(self.extra_in.weight.dtype)).to(self.dtype)
     levels = unet_features(self.unet, wide, self.timestep, condition, added, upto or self.upto)
     return [split_level(n,x) for n,x in levels.items()]
 

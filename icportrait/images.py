@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_SIDE', 'MAX_PIXELS', 'ImageError', 'from_pil', 'to_pil', 'save_image', 'to_rgb', 'open_image',
-           'load_image', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'show_images', 'show_rows',
+           'load_image', 'resize', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'show_images', 'show_rows',
            'seed_everything', 'default_precision', 'default_device']
 
 # %% ../nbs/00_images.ipynb #b0f63cb6
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image,ImageOps
 from torch import Tensor
 
@@ -118,6 +119,14 @@ def load_image(path:str|Path,     # any file that Pillow reads
     img = open_image(path)
     if size is None: return from_pil(img)
     return from_pil(ImageOps.fit(img, (size,size), method=Image.Resampling.LANCZOS))
+
+# %% ../nbs/00_images.ipynb #b5e10002
+def resize(images:Tensor, # [B,C,H,W] in [0,1]
+           size:int,      # new side, pixels
+          )->Tensor:      # [B,C,size,size] in [0,1]
+    "Images at another size, bicubic and without aliasing; those of that size are left as they are."
+    if images.shape[-2:]==(size,size): return images
+    return F.interpolate(images, size=(size,size), mode='bicubic', antialias=True, align_corners=False).clamp(0,1)
 
 # %% ../nbs/00_images.ipynb #5f40ecf1
 def srgb_to_linear(x:Tensor|np.ndarray|float, # sRGB-encoded, in [0,1]

@@ -176,11 +176,12 @@ def denoise(self,
             prompt:str,            # text, where the base has it
             generator,             # for schedulers that add noise
             progress:bool,         # show a bar
+            negative_prompt:str='',# text of the prediction that guidance moves away from
            )->Tensor:              # [B,C,h,w]
     "The base's denoising loop with F_ref injected."
     n,guided = len(latents), guidance_scale!=1
     condition = self.base.condition(n, prompt)
-    if guided: condition,injected = torch.cat([self.base.condition(n), condition]), _doubled(injected)
+    if guided: condition,injected = torch.cat([self.base.condition(n, negative_prompt), condition]), _doubled(injected)
     self.scheduler.set_timesteps(steps, device=latents.device)
     extra = dict(generator=generator) if 'generator' in inspect.signature(self.scheduler.step).parameters else {}
     with self.progress_bar(total=len(self.scheduler.timesteps)) if progress else nullcontext() as bar:
@@ -209,7 +210,11 @@ def _check_call(self, output_type, steps):
     if output_type not in ('pt','pil','latent'): raise ValueError(f"output_type must be 'pt', 'pil' or 'latent', not {output_type!r}")
     if steps<1: raise ValueError(f"num_inference_steps must be at least 1, not {steps}")
 
-ICPortraitPipeline._check_call = _check_call
+def _check_text(self, prompt, negative_prompt, guidance_scale):
+    if (prompt or negative_prompt) and self.text_encoder is None: raise ValueError("This base reads no text: leave prompt and negative_prompt empty")
+    if negative_prompt and guidance_scale==1: raise ValueError("A negative prompt counts only with guidance: set guidance_scale above 1")
+
+ICPortraitPipeline._check_call,ICPortraitPipeline._check_text = _check_call, _check_text
 
 # %% ../nbs/08_portrait.ipynb #f991f404
 @torch.no_grad()
@@ -227,11 +232,13 @@ def _call(self,
           confidence:Tensor|None=None,   # [B,1,*,*] of that flow
           layerwise:bool=True,           # a flow per level, or the finest for all
           prompt:str='',                 # text, where the base reads it
+          negative_prompt:str='',        # text of what to move away from, with guidance
           output_type:str='pt',          # 'pt', 'pil' or 'latent'
           progress:bool=True,            # show a bar
          )->PortraitOutput:
     "Portraits of the profile's person in the pose and light of the lighting image."
     self._check_call(output_type, num_inference_steps)
+    self._check_text(prompt, negative_prompt, guidance_scale)
     profile,lighting = paired(*(as_images(x, self.image_size) for x in (profile, lighting)))
     first = generator[0] if isinstance(generator, list) else generator
     masked,kept = mask_image(lighting, mask_ratio, granularity, first, fill)
@@ -244,7 +251,7 @@ def _call(self,
         z_warped = warp_picture(self.vae, profile.to(out.flow), flows, confidences).to(z_profile)
     ref = self.appearance.f_ref(z_profile, z_masked, kept.to(z_profile), self.base.condition(len(z_profile)), flows, confidences, z_warped=z_warped)
     noise = randn_tensor(tuple(z_profile.shape), generator, self.unet.device, self.unet.dtype)*self.scheduler.init_noise_sigma
-    z = self.denoise(self.appearance.injection(ref), noise, num_inference_steps, guidance_scale, prompt, generator, progress)
+    z = self.denoise(self.appearance.injection(ref), noise, num_inference_steps, guidance_scale, prompt, generator, progress, negative_prompt)
     out.images = z if output_type=='latent' else decode(self.vae, z).float()
     if output_type=='pil': out.images = [to_pil(x.cpu()) for x in out.images]
     return out
@@ -296,10 +303,11 @@ def load_pipeline(base:str|Path|Base='small',            # 'small', a folder or 
                   appearance:str|Path|None|bool=None,    # likewise
                   dtype:torch.dtype=torch.float32,       # of the base's weights
                   device:str|torch.device='cpu',         # where
+                  size:int|None=None,                    # pixels along a side; None: what the base was made for
                  )->ICPortraitPipeline:
     "The pipeline from a base and two adapter folders."
     if not isinstance(base, Base):
-        base = load_base(base, dtype, device)
+        base = load_base(base, dtype, device, size=size)
         _settle(base.vae, base.unet, base.text_encoder)
     folders = {n: data_folder(f'adapters/{d}') if x is None or x is True else x
                for n,d,x in (('matching_net','matching',matching), ('appearance','appearance',appearance))}

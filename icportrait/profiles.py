@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from .heads import PART, Head, HeadParams, mannequin
-from .images import atomic_path, data_folder, linear_to_srgb, srgb_to_linear
+from .images import atomic_path, data_folder, linear_to_srgb, resize, srgb_to_linear
 from .lightstage import LIGHTS, RIG, Camera, View, compose, photograph, random_light, relight
 
 # %% ../nbs/03_profiles.ipynb #ff26d9f1
@@ -685,7 +685,7 @@ def pool_points(
 )->np.ndarray: # [size,size,3] canonical, nan where the centre shows no surface
     "Returns the surface point at the centre of every cell: of the pixels that touch the centre, the one nearest to their mean."
     step = len(point)//size
-    if step*size != len(point): raise ProfileError(f'{len(point)} pixels do not divide into {size} cells')
+    if step*size != len(point): raise ProfileError(f'{len(point)} pixels do not divide into {size} cells: use a base, an image size or a data set that do')
     touch = sorted({(step - 1)//2, step//2})
     four = np.stack([point[y::step, x::step] for y in touch for x in touch])
     off = np.linalg.norm(four - four.mean(0), axis=-1)   # nan where one of them misses the head
@@ -736,8 +736,8 @@ def head_extent(
 # %% ../nbs/03_profiles.ipynb #90bda396
 class LatentCache:
     "Latents of every view under every light of its camera, memory-mapped, with what pairs of them need."
-    def __init__(self, folder:Path, profiles:ProfileSet, lights:LightTable):
-        self.folder, self.profiles, self.lights = folder, profiles, lights
+    def __init__(self, folder:Path, profiles:ProfileSet, lights:LightTable, size:int|None=None):
+        self.folder, self.profiles, self.lights, self.size = folder, profiles, lights, size or profiles.size   # pixels of what was encoded
         self.z, self.z_masked, self.kept, self.cells, self.points = (np.load(folder/f'{n}.npy', mmap_mode='r') for n in ('z', 'z_masked', 'kept', 'cells', 'points'))
         self.pictures = np.load(folder/'pictures.npy', mmap_mode='r')   # [n,K,H,W,3] 8 bits, sRGB
         self.head_size, self.identity, self.camera = np.load(folder/'head_size.npy'), profiles.identity, profiles.camera
@@ -762,9 +762,10 @@ def latent_key(
     mask, # or None
     lights:LightTable, # of every camera
     seed:int=0, # of the masks
+    size:int|None=None, # pixels of what is encoded; None: the set's own
 )->str: # 12 hex digits
     "Returns the name of a latent cache: a digest of all that decides its numbers."
-    what = ['with pictures', profiles.key, profiles.split, weights_digest(vae), describe(mask), lights.lights, lights.seed, seed]
+    what = ['with pictures', profiles.key, profiles.split, weights_digest(vae), describe(mask), lights.lights, lights.seed, seed] + [size]*(size not in (None, profiles.size))
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 @torch.no_grad()
@@ -776,13 +777,16 @@ def encode_lights(
     mask, # images, generator=… -> masked images, kept [B,1,H,W]; None: nothing is masked
     lights:LightTable, # of every camera
     seed:int=0, # of the masks
+    size:int|None=None, # pixels of what is encoded; None: the set's own
 )->dict[str,np.ndarray]: # z, z_masked [K,C,h,w] half precision, kept [K,h,w] and pictures [K,H,W,3] uint8
     "Returns the latents of a view under all its lights, and what they show."
     c, device = int(profiles.camera[i]), next(vae.parameters()).device
     images = profiles.images(i, lights.weights[c], lights.backgrounds[c])
     generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, int(profiles.identity[i]) + 1, c]).integers(2**62)))
-    masked, kept = mask(images, generator=generator) if mask else (images, torch.ones_like(images[:, :1]))
-    z, z_masked = encode(vae, torch.cat([images, masked]).to(device)).float().cpu().chunk(2)
+    fitted = resize(images, size or profiles.size)
+    masked, kept = mask(fitted, generator=generator) if mask else (fitted, torch.ones_like(fitted[:, :1]))
+    some = torch.cat([fitted, masked]).split(max(1, 2*len(images)*profiles.size**2//fitted[0, 0].numel()))   # large ones a few at a time
+    z, z_masked = torch.cat([encode(vae, x.to(device)).float().cpu() for x in some]).chunk(2)
     kept = torch.nn.functional.adaptive_avg_pool2d(kept, z.shape[-2:])[:, 0]
     pictures = (images*255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     return dict(z=z.half().numpy(), z_masked=z_masked.half().numpy(), kept=(kept*255).round().byte().numpy(), pictures=pictures)
@@ -797,14 +801,15 @@ def build_latents(
     cache:str|Path|None=None, # where latent caches are kept; None: data/cache
     seed:int=0, # of the masks
     fine:int=64, # cells a side of the grid on which matches are searched
+    size:int|None=None, # pixels of what is encoded, such as base.image_size; None: the set's own
     progress:bool=True, # show a bar
 )->LatentCache: # complete
     "Returns the latents of a data set; computes those that are missing."
     lights = lights or LightTable()
-    target = Path(cache or data_folder('cache'))/f'latents-{latent_key(profiles, vae, mask, lights, seed)}'
-    if target.is_dir(): return LatentCache(target, profiles, lights)
+    target = Path(cache or data_folder('cache'))/f'latents-{latent_key(profiles, vae, mask, lights, seed, size)}'
+    if target.is_dir(): return LatentCache(target, profiles, lights, size)
     temp, n, fine = target.with_name(f'{target.name}.part'), len(profiles), min(fine, profiles.size)
-    first = encode_lights(profiles, 0, vae, encode, mask, lights, seed)
+    first = encode_lights(profiles, 0, vae, encode, mask, lights, seed, size)
     h = first['z'].shape[-1]
     shapes = {k: ((n, *v.shape), v.dtype) for k, v in first.items()} | dict(cells=((n, h, h, 3), np.dtype('float16')), points=((n, fine, fine, 3), np.dtype('float16')), head_size=((n,), np.dtype('float32')))
     temp.mkdir(parents=True, exist_ok=True)
@@ -812,13 +817,13 @@ def build_latents(
         arrays, done = _open_latents(temp, shapes)
         for i in tqdm(range(done, n), initial=done, total=n, desc='latents', unit='view', disable=not progress):
             point = profiles.point(i)
-            row = first if i == 0 else encode_lights(profiles, i, vae, encode, mask, lights, seed)
+            row = first if i == 0 else encode_lights(profiles, i, vae, encode, mask, lights, seed, size)
             row |= dict(cells=pool_points(point, h), points=pool_points(point, fine), head_size=head_extent(point, profiles.arrays['parts'][profiles.views[i].row]))
             for k, v in row.items(): arrays[k][i] = v
             if i % 50 == 49: _mark(temp, arrays, i + 1)
         _mark(temp, arrays, n)
     temp.rename(target)
-    return LatentCache(target, profiles, lights)
+    return LatentCache(target, profiles, lights, size)
 
 def _mark(folder, arrays, done):
     for a in arrays.values(): a.flush()
@@ -860,6 +865,7 @@ def gather_pairs(
     flow_l, visible_l = (flow, visible) if (l == t).all() else flow_from_points(pts(cache.cells, l), source, tolerance)
     pose = lambda i: torch.tensor([[RIG[c].yaw, RIG[c].pitch] for c in cache.camera[i]])
     pictures = torch.from_numpy(cache.pictures[p, kp].astype(np.float32)).permute(0, 3, 1, 2).contiguous()/255
+    pictures = resize(pictures, cache.size)
     return dict(profile=at(cache.z, p, kp), profile_image=pictures, target=at(cache.z, t, kt), target_masked=at(cache.z_masked, t, kt), lighting=at(cache.z, l, kt), lighting_masked=at(cache.z_masked, l, kt),
         kept=at(cache.kept, l, kt)[:, None]/255, flow=flow, visible=visible, flow_lighting=flow_l, visible_lighting=visible_l,
         light=torch.from_numpy(cache.lights.weights[cache.camera[t], kt]), pose=pose(t), profile_pose=pose(p), identity=torch.from_numpy(cache.identity[t]),
