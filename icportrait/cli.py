@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # %% ../nbs/13_cli.ipynb #f6dc4ba1
@@ -68,7 +69,7 @@ def _print_table(title:str, columns:list[str], rows:list[list]):
     "A table on stdout."
     if title: print(title)
     table = Table(*columns)
-    for row in rows: table.add_row(*['' if o is None else str(o) for o in row])
+    for row in rows: table.add_row(*['' if o is None else escape(str(o)) for o in row])
     Console(file=sys.stdout, force_jupyter=False, force_terminal=sys.stdout.isatty()).print(table)
 
 def _print_json(obj): print(json.dumps(obj, indent=1, ensure_ascii=False))
@@ -87,10 +88,10 @@ class Progress:
     def __exit__(self, *_):
         if self.line: self.line.stop()
     def __call__(self, status):
+        from icportrait.bench import run_progress
         stage = status.get('stage') or 'starting'
-        latest = '  '.join(f'{k} {_number(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v,(int,float)))[:60]
         if self.line: self.line.start()
-        if self.line: self.line.update(f"[{status.get('cell',0)}/{status.get('cells','?')}] {stage}  {status['seconds']:.0f} s  {latest}")
+        if self.line: self.line.update(escape('  '.join(run_progress(status))))
         if stage!=self.stage: self.console.print(f"{status['seconds']:6.0f} s  {stage}", highlight=False)
         self.stage = stage
 
@@ -153,7 +154,8 @@ class SweepProgress:
     "Shows the state of a sweep: a moving table in a terminal, one line per run elsewhere."
     def __init__(self):
         from rich.live import Live
-        self.console,self.now,self.ends,self.done = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty()),{},{},set()
+        from icportrait.sweeps import Following
+        self.console,self.follow = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty()),Following()
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
     def __enter__(self):
         if self.live: self.live.start()
@@ -161,21 +163,14 @@ class SweepProgress:
     def __exit__(self, *_):
         if self.live: self.live.stop()
     def __call__(self, plan, run, state, error=None, status=None):
-        self.ends = self.ends or {o.id:o.state for o in plan.runs}
-        if state=='running' and error is None: self.now[run.id] = status or {}
-        else:
-            self.now.pop(run.id, None)
-            self.console.print(f"{state:11} {run.id}{f'  {error}' if error else ''}", highlight=False, markup=False, soft_wrap=True)
-        self.ends[run.id] = state
+        self.follow(plan, run, state, error, status)
+        if run.id not in self.follow.now: self.console.print(f"{state:11} {run.id}{f'  {error}' if error else ''}", highlight=False, markup=False, soft_wrap=True)
         if self.live: self.live.update(self.table())
 
     def table(self):
         "What is going on."
-        counts = ', '.join(f'{n} {s}' for s in ('done','failed','interrupted','running','queued') if (n := sum(o==s for o in self.ends.values())))
-        table = Table('run','part','seconds','latest', title=counts, title_justify='left')
-        for name,o in self.now.items():
-            latest = '  '.join(f'{k} {_number(v)}' for k,v in (o.get('latest') or {}).items() if isinstance(v,(int,float)))[:50]
-            table.add_row(name, f"[{o.get('cell',0)}/{o.get('cells','?')}] {o.get('stage') or 'starting'}".replace('[','\\['), f"{o.get('seconds',0):.0f}", latest)
+        table = Table('run','part','time','latest', title=self.follow.title(), title_justify='left')
+        for o in self.follow.rows(): table.add_row(*map(escape, o))
         return table
 
 # %% ../nbs/13_cli.ipynb #13b00003
