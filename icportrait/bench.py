@@ -583,7 +583,8 @@ def _settle(client, # the client of an interrupted run
     run_sync(wait)()
 
 # %% ../nbs/12_bench.ipynb #2a2ede2a
-_BOOT = """import os,sys,ctypes
+_BOOT = """import os,sys,ctypes,signal
+if hasattr(signal,'pthread_sigmask'): signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 if sys.platform=='linux': ctypes.CDLL(None).prctl(1, 9)
 if os.getppid()!=int(os.environ['ICPORTRAIT_RUNNER'].split(':')[0]): sys.exit('the runner is gone')
 sys.path[:] = [o for o in sys.path if o]

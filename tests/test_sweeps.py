@@ -428,6 +428,7 @@ def test_ray_worker_killed(work, tmp_path, ray):
     def watch(plan, run, state, error, status):
         if state == 'running' and status and status.get('cell') and not killed:
             killed.append(run.id)
+            time.sleep(random.uniform(0, 1))
             os.kill(status['pid'], signal.SIGKILL)
     slow = make_sweep(experiment=str(tmp_path/'work.ipynb'), fixed=dict(pause=.5), seeds=2)
     ends = run_sweep(slow, root, on='ray', workers=2, watch=watch)
@@ -443,6 +444,7 @@ def test_ray_cluster_killed(work, tmp_path, ray):
     (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
     p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
     until(lambda: kernels(root))
+    time.sleep(random.uniform(0, 3))
     for o in psutil.Process(p.pid).children(recursive=True):
         if 'ipykernel' not in ' '.join(o.cmdline()): o.kill()
     p.communicate(timeout=400)                            # Ray itself takes a minute to believe it
@@ -472,9 +474,9 @@ def test_ray_ctrl_c(experiment, tmp_path, ray, times):
     until(lambda: not kernels(root), 20)
     assert len(processes) > 4 and not psutil.wait_procs(processes, timeout=20)[1]
     assert sorted(s for s, _ in table(tmp_path/'save.yaml', root).values()) == ['interrupted', 'interrupted', 'queued']
-    for o in root.rglob('alive'): (o.parent/'saved').write_text('')
-    ends = run_sweep(tmp_path/'save.yaml', root) if times == 1 else {}
-    assert all(s == 'done' for s, _ in ends.values())
+    if times == 2: return
+    (tmp_path/'save.yaml').write_text('experiment: save.ipynb\nseeds: 2\n')
+    assert [s for s, _ in run_sweep(tmp_path/'save.yaml', root).values()] == ['done', 'done'] and {o['attempt'] for o in list_runs(root)} == {2}
 
 
 @posix
@@ -487,6 +489,7 @@ def test_ray_runner_killed(work, tmp_path, ray):
     time.sleep(random.uniform(0, 3))
     processes = psutil.Process(p.pid).children(recursive=True)
     p.kill(); p.wait()
-    assert len(processes) > 4 and not psutil.wait_procs(processes, timeout=40)[1]
-    assert not kernels(root) and 'done' not in {s for s, _ in table(tmp_path/'slow.yaml', root).values()}
+    until(lambda: not kernels(root), 20)
+    assert len(processes) > 4 and not psutil.wait_procs(processes, timeout=150)[1], 'two of Ray\'s own processes take a minute to believe it'
+    assert 'done' not in {s for s, _ in table(tmp_path/'slow.yaml', root).values()}
     assert {s for s, _ in run_sweep(tmp_path/'slow.yaml', root).values()} == {'done'}
