@@ -340,6 +340,7 @@ def live_table():
 def _start_ray(address:str|None, workers:int|None): # the module, and whether the connection is ours to end
     "Connect to a cluster, or start one on this machine."
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    os.environ.setdefault('RAY_worker_niceness', '0')
     try: import ray
     except ImportError: raise BenchError("Ray is not installed; pip install -e '.[cluster]', or run the sweep inline") from None
     if ray.is_initialized(): return ray,False
