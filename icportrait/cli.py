@@ -221,13 +221,15 @@ def compare(what:Annotated[Path, typer.Argument(help="A sweep file, the name of 
             where:Where=None, figures:Annotated[str, typer.Option(help="Which ones, with commas between them; the first comes first.")]='',
             by:Annotated[str, typer.Option(help="What is compared: parameters, with commas between them, or 'condition'; by default what differs.")]='',
             export:Annotated[Path|None, typer.Option(help="Also write all runs to a .csv or .parquet file.")]=None,
+            mlflow:Annotated[str|None, typer.Option(metavar='URI', help="Also log finished runs to this MLflow address, such as sqlite:///mlflow.db; each of them once.")]=None,
             page:Annotated[bool, typer.Option(help="Make the page with curves, coordinates and pictures.")]=True, as_json:Json=False):
     "Compare runs: a table here, and a page with curves, parallel coordinates and pictures."
-    from icportrait.compare import compare_runs,export_runs,load_runs,select,summarise
+    from icportrait.compare import compare_runs,export_runs,load_runs,log_to_mlflow,select,summarise
     rows = select(load_runs(what, root), where or [])
     if not rows: raise ValueError(f"{what}: no runs{' with these properties' if where else ''} that are done")
     table = summarise(rows, [o for o in by.split(',') if o], [o for o in figures.split(',') if o])
     if export: print(export_runs(rows, export))
+    if mlflow: print(f'{log_to_mlflow(rows, mlflow)} runs were new to {mlflow}')
     if as_json: return _print_json(table)
     columns = list(dict.fromkeys(k for o in table for k in o))
     _print_table('', columns, [[_interval(o.get(k)) for k in columns] for o in table])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import nbformat
 import psutil
@@ -289,8 +290,9 @@ def test_damaged_files(work, tmp_path, damage):
 
 def test_clock_jumps(experiment, tmp_path, monkeypatch):
     "Durations and states do not believe the clock."
-    real = time.time
+    real, clock = time.time, iter(range(10**6))
     monkeypatch.setattr(time, 'time', lambda: real() + 7200)
+    monkeypatch.setattr(bench, '_now', lambda: f'20{30 - next(clock)%20}-01-01T00:00:00+00:00')        # it goes back, years at a time
     seen = []
     def watch(status):
         monkeypatch.setattr(time, 'time', lambda: real() - 86400)
@@ -353,6 +355,34 @@ def test_compare(work, tmp_path):
     rows = json.loads(here('runs', root, '-w', 'kind=b', '-w', 'seed>=1', '--sort', '-seed', '--json').stdout)
     assert [(o['parameters']['kind'], o['parameters']['seed']) for o in rows] == [('b', 2), ('b', 1)]
     assert 'no run has' in error_line(here('runs', root, '-w', 'colour=b'))
+
+
+def test_mlflow(work, tmp_path):
+    "The real one, where it is installed; a stand-in is in the notebook."
+    mlflow = pytest.importorskip('mlflow')
+    from icportrait.compare import load_runs, log_to_mlflow
+    one, uri = make_sweep(experiment=str(tmp_path/'work.ipynb')), f"sqlite:///{tmp_path/'mlflow.db'}"
+    run_sweep(one, tmp_path/'outputs')
+    rows = load_runs(tmp_path/'outputs')
+    assert (log_to_mlflow(rows, uri), log_to_mlflow(rows, uri)) == (1, 0)
+    found, = mlflow.search_runs(experiment_names=['work'], output_format='list')
+    assert found.info.run_name == plan_sweep(one, tmp_path/'outputs').runs[0].id and found.info.status == 'FINISHED'
+    assert found.data.params['steps'] == '6' and found.data.metrics['total'] == rows[0]['total']
+
+
+@posix
+def test_progress_in_a_terminal(work, tmp_path):
+    "A table that moves while the sweep goes on."
+    import pty
+    terminal, end = pty.openpty()
+    start(work, tmp_path/'outputs', stderr=end)
+    os.close(end)
+    said = b''
+    with suppress(OSError):                               # Linux's way to say that the other end is closed
+        while part := os.read(terminal, 65536): said += part
+    os.close(terminal)
+    said = said.decode()
+    assert started[-1].wait() == 0 and '1 running, 5 queued' in said and '/7] Part ' in said and '5 done' in said, said[-2000:]
 
 
 def test_crontab_line(work, tmp_path):
