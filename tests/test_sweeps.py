@@ -211,6 +211,23 @@ def test_memory_limit(experiment, tmp_path):
     assert [s for s, _ in ends.values()] == ['failed'] and 'more than 0.5 GB' in list(ends.values())[0][1]
 
 
+def test_checkpoints_that_training_writes_are_pruned(tmp_path):
+    "Those of a run that is done; one that is not done still needs them."
+    import torch
+    from icportrait.training import train
+    net, kept = torch.nn.Linear(2, 1), {}
+    def loss(x, generator): return net(x).square().mean(), {}
+    for state in ('done', 'interrupted'):
+        folder = tmp_path/'outputs'/'tiny'/state
+        train(loss, list(net.named_parameters()), lambda k: torch.ones(2, 2), 4, folder=folder/'training', checkpoint_every=2, progress=False)
+        bench.write_json(folder/'status.json', dict(state=state)); bench.write_json(folder/'metrics.json', dict(total=1))
+        kept[state] = sorted(o.name for o in (folder/'training').iterdir() if not o.name.startswith('step-'))
+        assert list((folder/'training').glob('step-*'))
+    assert sweeps.prune_checkpoints(tmp_path/'outputs') > 0
+    assert sorted(o.name for o in (tmp_path/'outputs'/'tiny'/'done'/'training').iterdir()) == kept['done']
+    assert list((tmp_path/'outputs'/'tiny'/'interrupted'/'training').glob('step-*'))
+
+
 def test_full_disk(work, tmp_path, monkeypatch):
     "The sweep stops before it starts what cannot be written."
     monkeypatch.setattr(sweeps.shutil, 'disk_usage', lambda p: type('', (), dict(free=10**6)))
