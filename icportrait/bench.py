@@ -6,13 +6,13 @@
 __all__ = ['STATES', 'BenchError', 'Busy', 'Parameter', 'value_range', 'choices', 'read_notebook', 'notebook_parameters',
            'check_value', 'check_parameters', 'parse_assignments', 'Experiment', 'load_experiment', 'find_shipped',
            'full_parameters', 'run_id', 'write_json', 'write_metrics', 'read_metrics', 'born', 'read_status',
-           'peak_memory_mb', 'Recorder', 'kill_group', 'claim', 'read_params', 'is_run', 'prepare_folder', 'headings',
-           'was_complete', 'orphans', 'end_orphans', 'stop_signals', 'why_not_done', 'write_report', 'commit',
-           'hardware', 'packages', 'environment', 'run_notebook', 'run_folders', 'list_runs', 'provenance',
-           'keep_result', 'read_result', 'flat']
+           'peak_memory_mb', 'Recorder', 'kill_group', 'run_progress', 'live_output', 'live_line', 'claim',
+           'read_params', 'is_run', 'prepare_folder', 'headings', 'was_complete', 'orphans', 'end_orphans',
+           'stop_signals', 'why_not_done', 'write_report', 'commit', 'hardware', 'packages', 'environment',
+           'run_notebook', 'run_folders', 'list_runs', 'provenance', 'keep_result', 'read_result', 'flat']
 
 # %% ../nbs/12_bench.ipynb #8b5d1ab6
-import ast,difflib,functools,hashlib,io,json,math,os,platform,re,shlex,shutil,signal,socket,subprocess,sys,threading,time,tokenize
+import ast,difflib,functools,hashlib,html,io,json,math,os,platform,re,shlex,shutil,signal,socket,subprocess,sys,threading,time,tokenize
 from contextlib import contextmanager,suppress
 from dataclasses import dataclass
 from datetime import datetime,timezone
@@ -412,6 +412,25 @@ def kill_group(pid:int):
         with suppress(psutil.Error):
             for o in [p := psutil.Process(pid), *p.children(recursive=True)]: o.kill()
 
+# %% ../nbs/12_bench.ipynb #be11fe02
+def run_progress(status:dict)->tuple[str,str,str]: # part, seconds, last figures
+    "What a run is doing, for people."
+    number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
+    latest = '  '.join(f'{k} {number(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v, (int,float)))
+    return f"[{status.get('cell',0)}/{status.get('cells','?')}] {status.get('stage') or 'starting'}",f"{status.get('seconds') or 0:.0f} s",latest[:60]
+
+def live_output():
+    "A function that shows HTML below the cell, each time in place of what it showed before."
+    from IPython.display import HTML,display
+    handle = display(HTML(''), display_id=True)
+    if handle is None: raise BenchError("a live view needs a notebook; in a terminal, `icportrait run` and `icportrait sweep` show one")
+    return lambda text: handle.update(HTML(text))
+
+def live_line():
+    "A `watch` for `run_notebook`: one line below the cell that is kept up to date."
+    show = live_output()
+    return lambda status: show(html.escape('  '.join([status['state'], *run_progress(status)])))
+
 # %% ../nbs/12_bench.ipynb #8c31ccfe
 def _lock(file):
     "Take the lock of an open file, or raise OSError at once."
@@ -564,7 +583,8 @@ def _settle(client, # the client of an interrupted run
     run_sync(wait)()
 
 # %% ../nbs/12_bench.ipynb #2a2ede2a
-_BOOT = """import os,sys,ctypes
+_BOOT = """import os,sys,ctypes,signal
+if hasattr(signal,'pthread_sigmask'): signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 if sys.platform=='linux': ctypes.CDLL(None).prctl(1, 9)
 if os.getppid()!=int(os.environ['ICPORTRAIT_RUNNER'].split(':')[0]): sys.exit('the runner is gone')
 sys.path[:] = [o for o in sys.path if o]
@@ -607,12 +627,12 @@ def end_orphans(root:str|Path|None=None)->int: # how many
 # %% ../nbs/12_bench.ipynb #03a6852e
 @contextmanager
 def stop_signals():
-    "Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."
+    "Within the block, what asks a process to end raises KeyboardInterrupt, as Ctrl-C does."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     def stop(number, frame): raise KeyboardInterrupt
-    names = [getattr(signal,o) for o in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal,o)]
+    names = [getattr(signal,o) for o in ('SIGINT','SIGTERM','SIGHUP','SIGUSR1','SIGUSR2') if hasattr(signal,o)]
     old = {o:signal.signal(o, stop) for o in names}
     try: yield
     finally:

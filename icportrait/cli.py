@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # %% ../nbs/13_cli.ipynb #f6dc4ba1
@@ -69,7 +70,7 @@ def _print_table(title:str, columns:list[str], rows:list[list]):
     "A table on stdout."
     if title: print(title)
     table = Table(*columns)
-    for row in rows: table.add_row(*['' if o is None else str(o) for o in row])
+    for row in rows: table.add_row(*['' if o is None else escape(str(o)) for o in row])
     Console(file=sys.stdout, force_jupyter=False, force_terminal=sys.stdout.isatty()).print(table)
 
 def _print_json(obj): print(json.dumps(obj, indent=1, ensure_ascii=False))
@@ -88,10 +89,10 @@ class Progress:
     def __exit__(self, *_):
         if self.line: self.line.stop()
     def __call__(self, status):
+        from icportrait.bench import run_progress
         stage = status.get('stage') or 'starting'
-        latest = '  '.join(f'{k} {_number(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v,(int,float)))[:60]
         if self.line: self.line.start()
-        if self.line: self.line.update(f"[{status.get('cell',0)}/{status.get('cells','?')}] {stage}  {status['seconds']:.0f} s  {latest}")
+        if self.line: self.line.update(escape('  '.join(run_progress(status))))
         if stage!=self.stage: self.console.print(f"{status['seconds']:6.0f} s  {stage}", highlight=False)
         self.stage = stage
 
@@ -156,7 +157,8 @@ class SweepProgress:
     "Shows the state of a sweep: a moving table in a terminal, one line per run elsewhere."
     def __init__(self):
         from rich.live import Live
-        self.console,self.now,self.ends,self.done = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty()),{},{},set()
+        from icportrait.sweeps import Following
+        self.console,self.follow = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty()),Following()
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
     def __enter__(self):
         if self.live: self.live.start()
@@ -164,21 +166,14 @@ class SweepProgress:
     def __exit__(self, *_):
         if self.live: self.live.stop()
     def __call__(self, plan, run, state, error=None, status=None):
-        self.ends = self.ends or {o.id:o.state for o in plan.runs}
-        if state=='running' and error is None: self.now[run.id] = status or {}
-        else:
-            self.now.pop(run.id, None)
-            self.console.print(f"{state:11} {run.id}{f'  {error}' if error else ''}", highlight=False, markup=False, soft_wrap=True)
-        self.ends[run.id] = state
+        self.follow(plan, run, state, error, status)
+        if run.id not in self.follow.now: self.console.print(f"{state:11} {run.id}{f'  {error}' if error else ''}", highlight=False, markup=False, soft_wrap=True)
         if self.live: self.live.update(self.table())
 
     def table(self):
         "What is going on."
-        counts = ', '.join(f'{n} {s}' for s in ('done','failed','interrupted','running','queued') if (n := sum(o==s for o in self.ends.values())))
-        table = Table('run','part','seconds','latest', title=counts, title_justify='left')
-        for name,o in self.now.items():
-            latest = '  '.join(f'{k} {_number(v)}' for k,v in (o.get('latest') or {}).items() if isinstance(v,(int,float)))[:50]
-            table.add_row(name, f"[{o.get('cell',0)}/{o.get('cells','?')}] {o.get('stage') or 'starting'}".replace('[','\\['), f"{o.get('seconds',0):.0f}", latest)
+        table = Table('run','part','time','latest', title=self.follow.title(), title_justify='left')
+        for o in self.follow.rows(): table.add_row(*map(escape, o))
         return table
 
 # %% ../nbs/13_cli.ipynb #13b00003
@@ -229,13 +224,15 @@ def compare(what:Annotated[Path, typer.Argument(help="A sweep file, the name of 
             where:Where=None, figures:Annotated[str, typer.Option(help="Which ones, with commas between them; the first comes first.")]='',
             by:Annotated[str, typer.Option(help="What is compared: parameters, with commas between them, or 'condition'; by default what differs.")]='',
             export:Annotated[Path|None, typer.Option(help="Also write all runs to a .csv or .parquet file.")]=None,
+            mlflow:Annotated[str|None, typer.Option(metavar='URI', help="Also log finished runs to this MLflow address, such as sqlite:///mlflow.db; each of them once.")]=None,
             page:Annotated[bool, typer.Option(help="Make the page with curves, coordinates and pictures.")]=True, as_json:Json=False):
     "Compare runs: a table here, and a page with curves, parallel coordinates and pictures."
-    from icportrait.compare import compare_runs,export_runs,load_runs,select,summarise
+    from icportrait.compare import compare_runs,export_runs,load_runs,log_to_mlflow,select,summarise
     rows = select(load_runs(what, root), where or [])
     if not rows: raise ValueError(f"{what}: no runs{' with these properties' if where else ''} that are done")
     table = summarise(rows, [o for o in by.split(',') if o], [o for o in figures.split(',') if o])
     if export: print(export_runs(rows, export))
+    if mlflow: print(f'{log_to_mlflow(rows, mlflow)} runs were new to {mlflow}')
     if as_json: return _print_json(table)
     columns = list(dict.fromkeys(k for o in table for k in o))
     _print_table('', columns, [[_interval(o.get(k)) for k in columns] for o in table])

@@ -219,20 +219,32 @@ def export_runs(rows:list[dict], path:str|Path)->Path:
     return path
 
 # %% ../nbs/12c_compare.ipynb #12c00031
-def log_to_mlflow(rows:list[dict],          # of load_runs
-                  uri:str='mlruns',         # MLflow's tracking address
-                 )->int:                    # how many runs
-    "Log finished runs to MLflow."
+def _name(text:str)->str: return re.sub(r'[^\w\-./ ]', '-', text)   # what MLflow accepts
+
+def _log_run(mlflow, row:dict, figures:list[str], curves:list[str]):
+    "Log one run: its parameters, figures, curves, and where it is."
+    with mlflow.start_run(run_name=Path(row['folder']).name):
+        mlflow.set_tags({k:str(row[k]) for k in ('folder','condition','started') if row.get(k)})
+        mlflow.log_params({_name(k):str(row.get(k))[:500] for k in row['parameters']})
+        mlflow.log_metrics({_name(k):float(row[k]) for k in figures if isinstance(row.get(k), (int,float))})
+        for k in curves:
+            for step,value in read_curve(row, k).items(): mlflow.log_metric(_name(f'curve {k}'), float(value), step=int(step))
+
+def log_to_mlflow(rows:list[dict],                 # of load_runs
+                  uri:str='sqlite:///mlflow.db',   # MLflow's tracking address
+                 )->int:                           # how many were new
+    "Log finished runs to MLflow, each of them once."
     try: import mlflow
     except ImportError: raise BenchError("MLflow is not installed; pip install mlflow") from None
     mlflow.set_tracking_uri(uri)
-    rows,names = [r for r in rows if r['state']=='done'],figure_names(rows)
-    for r in rows:
-        mlflow.set_experiment(r['experiment'] or 'icportrait')
-        with mlflow.start_run(run_name=r['run']):
-            mlflow.log_params({k:r[k] for k in r['parameters'] if k in r})
-            mlflow.log_metrics({k:r[k] for k in names if isinstance(r.get(k), (int,float))})
-    return len(rows)
+    done,new = [r for r in rows if r['state']=='done'],0
+    for (experiment,),rs in groups(done, ['experiment']).items():
+        mlflow.set_experiment(experiment or 'icportrait')
+        there = {o.info.run_name for o in mlflow.search_runs(output_format='list') if o.info.status=='FINISHED'}
+        rs = [r for r in rs if Path(r['folder']).name not in there]
+        for r in rs: _log_run(mlflow, r, figure_names(done), curve_names([r]))
+        new += len(rs)
+    return new
 
 # %% ../nbs/12c_compare.ipynb #12c00033
 def compare_runs(what:str|Path,          # as in load_runs

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['Values', 'WHERE', 'Part', 'Draw', 'Random', 'Resources', 'Sweep', 'load_sweep', 'find_sweep', 'make_sweep',
            'sweep_schema', 'Run', 'Plan', 'combinations', 'run_state', 'plan_sweep', 'estimate', 'run_one',
-           'folder_bytes', 'prune_checkpoints', 'check_disk', 'write_plan', 'run_sweep', 'clean']
+           'folder_bytes', 'prune_checkpoints', 'check_disk', 'write_plan', 'run_sweep', 'Following', 'progress_html',
+           'live_table', 'clean']
 
 # %% ../nbs/12b_sweeps.ipynb #12b00004
-import itertools,json,math,os,random,re,shutil,statistics,time
+import html,itertools,json,math,os,random,re,shutil,statistics,time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass,field
 from pathlib import Path
 from typing import Annotated,Any
 
 import yaml
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 
-from .bench import (BenchError,Busy,Experiment,end_orphans,find_shipped,full_parameters,list_runs,load_experiment,read_metrics,
-                              read_status,run_folders,run_id,run_notebook,stop_signals,write_json)
+from .bench import (BenchError,Busy,Experiment,claim,end_orphans,find_shipped,full_parameters,is_run,list_runs,live_output,load_experiment,
+                              read_metrics,read_status,run_folders,run_id,run_notebook,run_progress,stop_signals,write_json)
 
 # %% ../nbs/12b_sweeps.ipynb #12b00007
 class Part(BaseModel):
@@ -219,7 +220,7 @@ def run_one(plan:Plan, run:Run, retry_failed:bool=False, watch=None)->tuple[str,
     threads = dict(OMP_NUM_THREADS=str(max(1, int(use.cpus)))) if use.cpus else {}
     try: run_notebook(plan.experiment, run.given, root=plan.root, watch=watch, memory_gb=use.memory_gb, variables=threads, sweep=plan.sweep.name, condition=run.condition)
     except Busy: return 'running','another bench works on it'
-    except (BenchError,OSError) as e: return run_state(run.folder) if (run.folder/'status.json').exists() else 'failed',' '.join(str(e).split())
+    except (BenchError,OSError) as e: return run_state(run.folder) if (run.folder/'status.json').exists() else 'failed',' '.join(str(e).split()).removeprefix(f'{run.folder}: ')
     return 'done',None
 
 # %% ../nbs/12b_sweeps.ipynb #12b00029
@@ -231,14 +232,19 @@ def folder_bytes(folder:str|Path)->int:
             with suppress(OSError): total += os.lstat(os.path.join(base, f)).st_size
     return total
 
-def prune_checkpoints(root:str|Path='outputs', states:tuple=('done',))->int: # bytes
+def _own(folder:Path, pattern:str)->list[Path]:
+    "What a run folder holds by that name, without the runs below it."
+    return [o for o in folder.rglob(pattern) if next(p for p in o.parents if p==folder or is_run(p))==folder]
+
+def prune_checkpoints(root:str|Path='outputs')->int: # bytes
     "Delete the training checkpoints of finished runs; returns what that freed."
     freed = 0
     for folder in run_folders(root):
-        if run_state(folder) not in states: continue
-        for o in [o for o in folder.rglob('step-*') if o.is_dir() and (o/'state.json').is_file()]:
-            freed += folder_bytes(o)
-            shutil.rmtree(o, ignore_errors=True)
+        if run_state(folder)!='done': continue
+        with suppress(Busy),claim(folder):
+            for o in [o for o in _own(folder, 'step-*') if (o/'state.json').is_file()]:
+                freed += folder_bytes(o)
+                shutil.rmtree(o, ignore_errors=True)
     return freed
 
 def check_disk(plan:Plan, least_mb:float=200):
@@ -291,10 +297,50 @@ def run_sweep(sweep:Sweep|str|Path,       # or its file
 
 WHERE = dict(inline=_inline)
 
+# %% ../nbs/12b_sweeps.ipynb #12b00048
+@dataclass
+class Following:
+    "What a sweep is doing, put together from what it tells; a `watch` of `run_sweep`."
+    states:dict = field(default_factory=dict) # run id -> state
+    now:dict = field(default_factory=dict)    # run id -> status, of what is being worked on here
+    errors:dict = field(default_factory=dict) # run id -> why it is not done
+
+    def __call__(self, plan:Plan, run:Run, state:str, error:str|None=None, status:dict|None=None):
+        if not self.states: self.states = {o.id:o.state for o in plan.runs}
+        self.states[run.id] = state
+        self.now.pop(run.id, None); self.errors.pop(run.id, None)
+        if error: self.errors[run.id] = error
+        elif state=='running': self.now[run.id] = status or {}
+
+    def title(self)->str:
+        "How many runs are done, failed and so on."
+        return ', '.join(f'{n} {s}' for s in ('done','failed','interrupted','running','queued') if (n := sum(o==s for o in self.states.values())))
+
+    def rows(self)->list[tuple[str,str,str,str]]:
+        "Of each run that is being worked on: its id, the part that it is in, seconds, the last figures."
+        return [(name, *run_progress(status)) for name,status in list(self.now.items())]
+
+# %% ../nbs/12b_sweeps.ipynb #12b00049
+def progress_html(follow:Following, errors:int=5)->str: # how many of them, the last ones
+    "The same as a table."
+    row = lambda cells,tag='td': '<tr>' + ''.join(f'<{tag} style="text-align:left">{html.escape(o)}</{tag}>' for o in cells) + '</tr>'
+    table = row(('run','part','time','latest'), 'th') + ''.join(map(row, follow.rows())) if follow.now else ''
+    why = ''.join(f'<br>{html.escape(f"{follow.states[k]}: {k}: {e}")}' for k,e in list(follow.errors.items())[-errors:])
+    return f'<b>{html.escape(follow.title())}</b><table>{table}</table>{why}'
+
+def live_table():
+    "A `watch` for `run_sweep`: one table below the cell that is kept up to date."
+    show,follow = live_output(),Following()
+    def watch(*args):
+        follow(*args)
+        show(progress_html(follow))
+    return watch
+
 # %% ../nbs/12b_sweeps.ipynb #12b00040
 def _start_ray(address:str|None, workers:int|None): # the module, and whether the connection is ours to end
     "Connect to a cluster, or start one on this machine."
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    os.environ.setdefault('RAY_worker_niceness', '0')
     try: import ray
     except ImportError: raise BenchError("Ray is not installed; pip install -e '.[cluster]', or run the sweep inline") from None
     if ray.is_initialized(): return ray,False
@@ -364,19 +410,16 @@ def clean(root:str|Path='outputs', # where run folders are
           failed:bool=False,       # also delete failed runs
          )->dict:                  # processes, temporary files, runs, bytes
     "End processes that were left behind, and delete what nobody needs."
-    from icportrait.bench import claim
     before,counts = folder_bytes(root),dict(processes=end_orphans(root), temporary=0, runs=0)
     for folder in run_folders(root):
         try:
             with claim(folder):
-                for o in [o for o in folder.rglob('.*') if '.tmp' in o.name or o.name=='.reserve']:
+                for o in [o for o in _own(folder, '.*') if '.tmp' in o.name or o.name=='.reserve']:
                     shutil.rmtree(o, ignore_errors=True) if o.is_dir() else o.unlink(missing_ok=True)
                     counts['temporary'] += 1
-                if failed and run_state(folder)=='failed' and not any(map(_is_run, folder.iterdir())):
+                if failed and run_state(folder)=='failed' and not any(map(is_run, folder.iterdir())):
                     shutil.rmtree(folder)
                     counts['runs'] += 1
         except Busy: continue
     if checkpoints: prune_checkpoints(root)
     return counts | dict(bytes=max(0, before-folder_bytes(root)))
-
-def _is_run(folder:Path)->bool: return (folder/'status.json').exists()

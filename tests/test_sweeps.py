@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import nbformat
 import psutil
 import pytest
 from conftest import ROOT, command, error_line, here
@@ -27,6 +29,8 @@ while len(done) < steps:
     Path(out, '.checkpoint.tmp').write_text(json.dumps(done)); os.replace(Path(out, '.checkpoint.tmp'), state)"""
 LAST = """with open(Path(out).parent.parent/'finished.txt', 'a') as f: f.write(Path(out).name + '\\n')
 Path(out, 'metrics.json').write_text(json.dumps(dict(total=sum(done), curve=done)))"""
+# waits for Ctrl-C, and then takes a while to save; the next time it goes on at once
+SAVE = "import time\nfrom pathlib import Path\ntry:\n    Path(out, 'alive').write_text(''); time.sleep(60 if not Path(out, 'saved').exists() else 0)\nexcept KeyboardInterrupt:\n    time.sleep(SECONDS); Path(out, 'saved').write_text(''); raise"
 posix = pytest.mark.skipif(not hasattr(os, 'killpg'), reason='POSIX signals')
 
 
@@ -50,12 +54,15 @@ def nothing_goes_on():
         if p.poll() is None: p.kill(); p.wait()
 
 
-def start(file, root, *args):
-    "Start a sweep in a process of its own, which hears Ctrl-C."
+def start(file, root, *args, stderr=subprocess.PIPE):
+    "Start a sweep in a process group of its own, as a terminal does, so that the group hears Ctrl-C."
     line = [sys.executable, '-c', 'from icportrait.cli import app; app()', 'sweep', str(file), '--root', str(root), *args]
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    started.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, preexec_fn=hear))
+    started.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=stderr, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, preexec_fn=hear, start_new_session=True))
     return started[-1]
+
+
+def ctrl_c(p): os.killpg(p.pid, signal.SIGINT)
 
 
 def until(what, seconds=120, every=.05):
@@ -165,18 +172,17 @@ def test_what_a_killed_notebook_started_is_ended(experiment, tmp_path):
 @posix
 def test_ctrl_c(experiment, tmp_path):
     "Once: the run may save, and the sweep ends. Twice: it does not wait."
-    save = "import time\nfrom pathlib import Path\ntry:\n    Path(out, 'alive').write_text(''); time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(SAVE); Path(out, 'saved').write_text(''); raise"
     for times, patience in ((1, 1), (2, 25)):
-        experiment(save.replace('SAVE', str(patience)), name=f'save{times}', parameters=PARAMETERS)
+        experiment(SAVE.replace('SECONDS', str(patience)), name=f'save{times}', parameters=PARAMETERS)
         (tmp_path/'save.yaml').write_text(f'experiment: save{times}.ipynb\nseeds: 2\n')
         root = tmp_path/f'outputs{times}'
         p = start(tmp_path/'save.yaml', root)
         until(lambda: list(root.rglob('alive')))
         began = time.monotonic()
-        p.send_signal(signal.SIGINT)
+        ctrl_c(p)
         if times == 2:
             time.sleep(2)
-            p.send_signal(signal.SIGINT)
+            ctrl_c(p)
         _, err = p.communicate(timeout=60)
         assert p.returncode == 130 and 'icportrait: interrupted' in err and 'Traceback' not in err, err
         assert len(list(root.rglob('saved'))) == (times == 1) and (times == 1 or time.monotonic()-began < 22)
@@ -203,6 +209,23 @@ def test_memory_limit(experiment, tmp_path):
     experiment('x = b"x"*(600*2**20)\nimport time; time.sleep(30)', LAST, name='big', parameters=PARAMETERS)
     ends = run_sweep(make_sweep(experiment=str(tmp_path/'big.ipynb'), resources=dict(memory_gb=.5)), tmp_path/'outputs')
     assert [s for s, _ in ends.values()] == ['failed'] and 'more than 0.5 GB' in list(ends.values())[0][1]
+
+
+def test_checkpoints_that_training_writes_are_pruned(tmp_path):
+    "Those of a run that is done; one that is not done still needs them."
+    import torch
+    from icportrait.training import train
+    net, kept = torch.nn.Linear(2, 1), {}
+    def loss(x, generator): return net(x).square().mean(), {}
+    for state in ('done', 'interrupted'):
+        folder = tmp_path/'outputs'/'tiny'/state
+        train(loss, list(net.named_parameters()), lambda k: torch.ones(2, 2), 4, folder=folder/'training', checkpoint_every=2, progress=False)
+        bench.write_json(folder/'status.json', dict(state=state)); bench.write_json(folder/'metrics.json', dict(total=1))
+        kept[state] = sorted(o.name for o in (folder/'training').iterdir() if not o.name.startswith('step-'))
+        assert list((folder/'training').glob('step-*'))
+    assert sweeps.prune_checkpoints(tmp_path/'outputs') > 0
+    assert sorted(o.name for o in (tmp_path/'outputs'/'tiny'/'done'/'training').iterdir()) == kept['done']
+    assert list((tmp_path/'outputs'/'tiny'/'interrupted'/'training').glob('step-*'))
 
 
 def test_full_disk(work, tmp_path, monkeypatch):
@@ -284,8 +307,9 @@ def test_damaged_files(work, tmp_path, damage):
 
 def test_clock_jumps(experiment, tmp_path, monkeypatch):
     "Durations and states do not believe the clock."
-    real = time.time
+    real, clock = time.time, iter(range(10**6))
     monkeypatch.setattr(time, 'time', lambda: real() + 7200)
+    monkeypatch.setattr(bench, '_now', lambda: f'20{30 - next(clock)%20}-01-01T00:00:00+00:00')        # it goes back, years at a time
     seen = []
     def watch(status):
         monkeypatch.setattr(time, 'time', lambda: real() - 86400)
@@ -350,6 +374,34 @@ def test_compare(work, tmp_path):
     assert 'no run has' in error_line(here('runs', root, '-w', 'colour=b'))
 
 
+def test_mlflow(work, tmp_path):
+    "The real one, where it is installed; a stand-in is in the notebook."
+    mlflow = pytest.importorskip('mlflow')
+    from icportrait.compare import load_runs, log_to_mlflow
+    one, uri = make_sweep(experiment=str(tmp_path/'work.ipynb')), f"sqlite:///{tmp_path/'mlflow.db'}"
+    run_sweep(one, tmp_path/'outputs')
+    rows = load_runs(tmp_path/'outputs')
+    assert (log_to_mlflow(rows, uri), log_to_mlflow(rows, uri)) == (1, 0)
+    found, = mlflow.search_runs(experiment_names=['work'], output_format='list')
+    assert found.info.run_name == plan_sweep(one, tmp_path/'outputs').runs[0].id and found.info.status == 'FINISHED'
+    assert found.data.params['steps'] == '6' and found.data.metrics['total'] == rows[0]['total']
+
+
+@posix
+def test_progress_in_a_terminal(work, tmp_path):
+    "A table that moves while the sweep goes on."
+    import pty
+    terminal, end = pty.openpty()
+    start(work, tmp_path/'outputs', stderr=end)
+    os.close(end)
+    said = b''
+    with suppress(OSError):                               # Linux's way to say that the other end is closed
+        while part := os.read(terminal, 65536): said += part
+    os.close(terminal)
+    said = said.decode()
+    assert started[-1].wait() == 0 and '1 running, 5 queued' in said and '/7] Part ' in said and '5 done' in said, said[-2000:]
+
+
 def test_crontab_line(work, tmp_path):
     "The command of the recipe with the little environment that cron gives, twice: the second time there is nothing to do."
     env = {'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin', 'SHELL': '/bin/sh', 'PYTHONPATH': str(ROOT)}
@@ -365,6 +417,8 @@ def test_scheduler_notebook(work, tmp_path):
     notebook, params = ROOT/'nbs'/'experiments'/'run_sweep.ipynb', dict(out=str(tmp_path/'out'), sweep=str(work), root=str(tmp_path/'outputs'))
     papermill.execute_notebook(str(notebook), str(tmp_path/'done.ipynb'), params, kernel_name='python3', progress_bar=False)
     assert table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
+    live = [o for c in nbformat.read(tmp_path/'done.ipynb', 4).cells for o in c.get('outputs', []) if o.output_type == 'display_data']
+    assert len(live) == 1 and '6 done' in live[0].data['text/html'], 'one table, kept up to date'
     (tmp_path/'work.ipynb').write_text((tmp_path/'work.ipynb').read_text().replace('json.loads(state', '1/0; json.loads(state'))
     with pytest.raises(papermill.PapermillExecutionError, match='are not done'): papermill.execute_notebook(str(notebook), str(tmp_path/'failed.ipynb'), params, kernel_name='python3', progress_bar=False)
 
@@ -379,6 +433,23 @@ def test_jobs_of_a_cluster(work, tmp_path):
     for job in jobs: job.result()
     assert table(work, tmp_path/'outputs') == expected(work, tmp_path/'outputs')
     assert len((tmp_path/'outputs'/'finished.txt').read_text().split()) == 6
+
+
+@posix
+def test_job_at_its_time_limit(experiment, tmp_path):
+    "submitit warns a job before its time is up: the run saves and is interrupted, not failed, and the next job continues it."
+    submitit = pytest.importorskip('submitit')
+    experiment(SAVE.replace('SECONDS', '1'), WORK, LAST, name='work', parameters=PARAMETERS)
+    (tmp_path/'one.yaml').write_text('experiment: work.ipynb\n')
+    root, executor = tmp_path/'outputs', submitit.AutoExecutor(folder=tmp_path/'slurm', cluster='local')
+    executor.update_parameters(timeout_min=5)
+    job = executor.submit(run_sweep, str(tmp_path/'one.yaml'), str(root))
+    until(lambda: list(root.rglob('alive')))
+    os.kill(read_status(list(root.rglob('alive'))[0].parent)['pid'], signal.SIGUSR2)      # what Slurm does before the time limit
+    with pytest.raises(Exception): job.result()
+    assert [s for s, _ in table(tmp_path/'one.yaml', root).values()] == ['interrupted'] and list(root.rglob('saved'))
+    executor.submit(run_sweep, str(tmp_path/'one.yaml'), str(root)).result()
+    assert [s for s, _ in table(tmp_path/'one.yaml', root).values()] == ['done'] and list_runs(root)[0]['attempt'] == 2
 
 
 @pytest.fixture
@@ -404,6 +475,7 @@ def test_ray_worker_killed(work, tmp_path, ray):
     def watch(plan, run, state, error, status):
         if state == 'running' and status and status.get('cell') and not killed:
             killed.append(run.id)
+            time.sleep(random.uniform(0, 1))
             os.kill(status['pid'], signal.SIGKILL)
     slow = make_sweep(experiment=str(tmp_path/'work.ipynb'), fixed=dict(pause=.5), seeds=2)
     ends = run_sweep(slow, root, on='ray', workers=2, watch=watch)
@@ -419,10 +491,52 @@ def test_ray_cluster_killed(work, tmp_path, ray):
     (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
     p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
     until(lambda: kernels(root))
+    time.sleep(random.uniform(0, 3))
     for o in psutil.Process(p.pid).children(recursive=True):
         if 'ipykernel' not in ' '.join(o.cmdline()): o.kill()
     p.communicate(timeout=400)                            # Ray itself takes a minute to believe it
     assert p.returncode not in (0, None)
     until(lambda: not kernels(root), 20)
+    assert 'done' not in {s for s, _ in table(tmp_path/'slow.yaml', root).values()}
+    assert {s for s, _ in run_sweep(tmp_path/'slow.yaml', root).values()} == {'done'}
+
+
+@posix
+@pytest.mark.parametrize('times', [1, 2])
+def test_ray_ctrl_c(experiment, tmp_path, ray, times):
+    "Once: both runs may save, and the sweep ends. Twice: it does not wait. No process is left, neither of the runs nor of Ray."
+    experiment(SAVE.replace('SECONDS', '4' if times == 1 else '25'), WORK, LAST, name='save', parameters=PARAMETERS)
+    (tmp_path/'save.yaml').write_text('experiment: save.ipynb\nseeds: 3\n')
+    root = tmp_path/'outputs'
+    p = start(tmp_path/'save.yaml', root, '--on', 'ray', '--workers', '2')
+    until(lambda: len(list(root.rglob('alive'))) == 2)
+    processes, began = psutil.Process(p.pid).children(recursive=True), time.monotonic()
+    ctrl_c(p)
+    if times == 2:
+        time.sleep(2)
+        ctrl_c(p)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 130 and 'icportrait: interrupted' in err and 'Traceback' not in err, err
+    assert len(list(root.rglob('saved'))) == (2 if times == 1 else 0) and (times == 1 or time.monotonic()-began < 22)
+    until(lambda: not kernels(root), 20)
+    assert len(processes) > 4 and not psutil.wait_procs(processes, timeout=20)[1]
+    assert sorted(s for s, _ in table(tmp_path/'save.yaml', root).values()) == ['interrupted', 'interrupted', 'queued']
+    if times == 2: return
+    (tmp_path/'save.yaml').write_text('experiment: save.ipynb\nseeds: 2\n')
+    assert [s for s, _ in run_sweep(tmp_path/'save.yaml', root).values()] == ['done', 'done'] and {o['attempt'] for o in list_runs(root)} == {2}
+
+
+@posix
+def test_ray_runner_killed(work, tmp_path, ray):
+    "Ray and the notebooks end with the command that started them, even when it is killed."
+    root = tmp_path/'outputs'
+    (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
+    p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
+    until(lambda: kernels(root))
+    time.sleep(random.uniform(0, 3))
+    processes = psutil.Process(p.pid).children(recursive=True)
+    p.kill(); p.wait()
+    until(lambda: not kernels(root), 20)
+    assert len(processes) > 4 and not psutil.wait_procs(processes, timeout=150)[1], 'two of Ray\'s own processes take a minute to believe it'
     assert 'done' not in {s for s, _ in table(tmp_path/'slow.yaml', root).values()}
     assert {s for s, _ in run_sweep(tmp_path/'slow.yaml', root).values()} == {'done'}
