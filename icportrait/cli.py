@@ -183,7 +183,11 @@ def _print_plan(plan, as_json:bool):
     cost = estimate(plan)
     if as_json: return _print_json(cost | dict(plan=[dict(run=o.id, state=o.state, condition=o.condition, given=o.given) for o in plan.runs]))
     names = list(dict.fromkeys(k for o in plan.runs for k in o.given))
-    _print_table('', ['run','state','condition',*names], [[o.id, o.state, o.condition, *(o.given.get(k) for k in names)] for o in plan.runs[:40]])
+    values = {k: [o.given.get(k) for o in plan.runs] for k in names}
+    varied = [k for k in names if len(plan.runs)==1 or any(v!=values[k][0] for v in values[k])]
+    fixed = [f'{k}={values[k][0]}' for k in names if k not in varied]
+    _print_table('', ['run','state','condition',*varied], [[o.id, o.state, o.condition, *(o.given.get(k) for k in varied)] for o in plan.runs[:40]])
+    if fixed: print('in all of them:', ', '.join(fixed))
     if len(plan.runs)>40: print(f'… and {len(plan.runs)-40} more; --json lists all')
     took = 'unknown, as none has been run before' if cost['seconds'] is None else f"about {_duration(cost['seconds'])} one after the other, up to {cost['memory_mb']} MB, after {cost['earlier']} earlier runs"
     print(f"{cost['runs']} runs ({', '.join(f'{n} {s}' for s,n in cost['states'].items())}), {cost['left']} to do: {took}")

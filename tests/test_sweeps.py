@@ -327,6 +327,12 @@ def test_dry_run_starts_nothing(work, tmp_path):
     assert (plan['runs'], plan['left'], len(plan['plan'])) == (6, 6, 6) and not (tmp_path/'outputs').exists()
 
 
+def test_dry_run_tells_what_varies_apart(work, tmp_path):
+    (tmp_path/'fixed.yaml').write_text('experiment: work.ipynb\nfixed: {steps: 2}\ngrid: {kind: [a, b]}\n')
+    said = here('sweep', tmp_path/'fixed.yaml', '--root', tmp_path/'outputs', '--dry-run').stdout
+    assert 'in all of them: steps=2' in said and 'kind' in said.splitlines()[1] and 'steps' not in said.splitlines()[1]
+
+
 @pytest.mark.parametrize('text,says', [('grid: {stops: [1]}', "did you mean 'steps'"), ('grid: {steps: [0]}', 'in [1,1000]'), ('grid: {kind: [c]}', "one of 'a', 'b'"), ('gird: {}', 'gird'), ('seeds: 0', 'seeds')])
 def test_bad_sweeps(work, tmp_path, text, says):
     (tmp_path/'bad.yaml').write_text(f'experiment: work.ipynb\n{text}\n')
