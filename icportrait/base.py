@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'small_vae', 'small_unet', 'small_scheduler', 'BaseError', 'Base', 'scale_factor', 'encode', 'decode',
-           'autoencoder_loss', 'finish_vae', 'add_noise', 'denoising_target', 'denoising_loss', 'sample_base',
-           'save_base', 'load_base']
+           'autoencoder_loss', 'finish_vae', 'signal_and_noise', 'add_noise', 'denoising_target', 'denoising_loss',
+           'sample_base', 'save_base', 'load_base']
 
 # %% ../nbs/04_base.ipynb #c2dc252c
 import json
@@ -168,7 +168,7 @@ def finish_vae(vae:nn.Module,  # trained autoencoder
     return vae.config.scaling_factor
 
 # %% ../nbs/04_base.ipynb #af72bb24
-def _alpha_sigma(scheduler, t:Tensor, like:Tensor)->tuple[Tensor, Tensor]: # both [B,1,1,1]
+def signal_and_noise(scheduler, t:Tensor, like:Tensor)->tuple[Tensor, Tensor]: # both [B,1,1,1]
     "Share of signal and of noise in noisy latents at step t."
     a = scheduler.alphas_cumprod.to(like.device)[t].float().view(-1, 1, 1, 1)
     return a.sqrt(), (1 - a).sqrt()
@@ -179,7 +179,7 @@ def add_noise(scheduler,       # with `alphas_cumprod`
               t:Tensor,        # [B] integer steps
              )->Tensor:        # [B,C,h,w]
     "Noisy latents at step t."
-    a, s = _alpha_sigma(scheduler, t, latents)
+    a, s = signal_and_noise(scheduler, t, latents)
     return (a*latents + s*noise).to(latents.dtype)
 
 def denoising_target(scheduler,       # its prediction_type decides
@@ -192,7 +192,7 @@ def denoising_target(scheduler,       # its prediction_type decides
     if kind == 'epsilon': return noise
     if kind == 'sample': return latents
     if kind != 'v_prediction': raise BaseError(f'prediction type {kind!r} is not known: epsilon, v_prediction or sample')
-    a, s = _alpha_sigma(scheduler, t, latents)
+    a, s = signal_and_noise(scheduler, t, latents)
     return (a*noise - s*latents).to(latents.dtype)
 
 # %% ../nbs/04_base.ipynb #76e89982
@@ -205,7 +205,7 @@ def denoising_loss(prediction:Tensor,   # [B,C,h,w] the UNet's output
     "Mean squared error, weighted by min-SNR."
     error = (prediction.float() - target.float()).square().mean((1, 2, 3))
     if gamma is None: return error.mean()
-    a, s = (x.flatten().double() for x in _alpha_sigma(scheduler, t, prediction))
+    a, s = (x.flatten().double() for x in signal_and_noise(scheduler, t, prediction))
     kind, cap = scheduler.config.prediction_type, torch.minimum((a/s)**2, torch.tensor(float(gamma), dtype=torch.double, device=a.device))
     if kind == 'v_prediction': cap = cap/((a/s)**2 + 1)
     if kind == 'epsilon': cap = torch.where(a > 0, cap/((a/s)**2).clamp(min=1e-12), 1.)

@@ -187,7 +187,7 @@ def denoise(self,
     with self.progress_bar(total=len(self.scheduler.timesteps)) if progress else nullcontext() as bar:
         for t in self.scheduler.timesteps:
             x = self.scheduler.scale_model_input(torch.cat([latents]*2) if guided else latents, t)
-            out = stitched_prediction(self.unet, x, t, condition, injected, self.appearance.injection)
+            out = stitched_prediction(self, x, t, condition, injected, self.appearance.injection)
             if guided: out = (u := out[:n]) + guidance_scale*(out[n:]-u)
             latents = self.scheduler.step(out, t, latents, **extra).prev_sample
             if bar is not None: bar.update()

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from diffusers import UNet2DConditionModel
-from .base import add_noise, denoising_loss, denoising_target, encode
+from .base import add_noise, denoising_loss, denoising_target, encode, signal_and_noise
 from .control import ControlUNet, Level
 from .matching import identity_flow, resize_flow, resize_map, warp
 
 # %% auto #0
 __all__ = ['random_mask', 'spread', 'mask_image', 'Socket', 'sockets', 'partners', 'FRef', 'nearest_level', 'relocate',
            'join_partners', 'fuse', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Injected', 'Projection',
-           'TimeGate', 'Injection', 'residuals', 'sketched', 'attend', 'stitched_prediction', 'warp_picture',
-           'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
+           'TimeGate', 'Injection', 'residuals', 'sketch_weight', 'sketched', 'attend', 'stitched_prediction',
+           'warp_picture', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
 
 # %% ../nbs/07_stitching.ipynb #9136a1de
 def random_mask(batch:int,                            # samples
@@ -187,8 +187,10 @@ class Injected:
     mid: Tensor|None                       # [B,C,h,w]
     references: list[tuple[Tensor,Tensor]] # keys and values [B,M,D] per self-attention layer; empty: none
     keep: Tensor|None = None               # [B] 1 or 0
-    sketch: Tensor|None = None             # [B,C,h,w] added to the prediction; None: nothing is
+    sketch: Tensor|None = None             # [B,C,h,w] latents that the predicted picture moves by; None: it stays
 
+
+# %% ../nbs/07_stitching.ipynb #10373cec
 def _zero(layer):
     for p in layer.parameters(): nn.init.zeros_(p)
     return layer
@@ -197,8 +199,8 @@ class Projection(nn.Module):
     "A zero-initialised 1x1 projection of features and of a nonlinear layer of them."
     def __init__(self,
                  channels:int, # of the features
-                 out:int,      # of the socket
-                 width:int=0,  # of the nonlinear layer; 0: as the socket
+                 out:int,      # channels that it gives
+                 width:int=0,  # of the nonlinear layer; 0: as `out`
                 ):
         super().__init__()
         width = width or out
@@ -210,7 +212,7 @@ class TimeGate(nn.Module):
     "How much of every channel counts at a noise level: 1 for all of them before training."
     def __init__(self,
                  dim:int,            # of the base's time embedding
-                 channels:list[int], # of each socket
+                 channels:list[int], # of everything that is weighed
                  width:int=64,       # of the layer between
                 ):
         super().__init__()
@@ -222,14 +224,14 @@ class TimeGate(nn.Module):
 
 # %% ../nbs/07_stitching.ipynb #ce5b1bae
 class Injection(nn.Module):
-    "How F_ref enters the base: zero-initialised projections for the aligned half, reference attention for the other."
+    "How F_ref enters the base: residuals and a sketch from the aligned half, reference attention to the other."
     def __init__(self,
                  unet:UNet2DConditionModel, # the base's UNet
                  aligned:bool=True,         # add the aligned half to the skip connections
                  reference:bool=True,       # offer the unaligned half to self-attention
                  seed:int=0,                # of those keys that cannot start as the base's own
                  paired:list[Socket|None]|None=None, # of `partners`, where F_ref's levels hold them too; None: they do not
-                 sketch:bool=True,          # add a projection of the finest aligned half to the prediction
+                 sketch:bool=True,          # move the predicted picture by a projection of the finest aligned half
                 ):
         super().__init__()
         places,layers = sockets(unet), self_attentions(unet) if reference else {}
@@ -263,32 +265,45 @@ def _inject(self:Injection,
     references = [keys(halves[i][0][:,-len(keys.norm.weight):]) for keys,i in zip(self.reference, self.level)]
     return Injected(None if down is None else tuple(down), mid, references, f_ref.keep, sketch)
 
-def _embedding(unet, noisy, t): return unet.time_embedding(unet.get_time_embed(noisy, t)) # [B,D] of the noise levels
+Injection.forward = _inject
 
+
+# %% ../nbs/07_stitching.ipynb #47b30488
 def residuals(self:Injection,
-              unet:UNet2DConditionModel, # the base's UNet
               injected:Injected,         # what the injection returned
-              noisy:Tensor,              # [B,C,h,w] noisy latents
-              t:Tensor|int,              # noise level, [B] or one for all
+              emb:Tensor,                # [B,D] the base's embedding of the noise level
+              dtype:torch.dtype,         # of the base
              )->dict:                    # diffusers' arguments; empty without the aligned half
     "The aligned features, weighed for a noise level."
     if injected.down is None: return {}
-    gates = self.gate(_embedding(unet, noisy, t))
-    *down,mid = [(g*x).to(noisy.dtype) for g,x in zip(gates, (*injected.down, injected.mid))]
+    *down,mid = [(g*x).to(dtype) for g,x in zip(self.gate(emb), (*injected.down, injected.mid))]
     return dict(down_block_additional_residuals=tuple(down), mid_block_additional_residual=mid)
 
+
+# %% ../nbs/07_stitching.ipynb #47b30490
+def sketch_weight(scheduler,      # its prediction_type decides
+                  t:Tensor|int,   # noise level, [B] or one for all
+                  like:Tensor,    # [B,C,h,w] gives the device
+                 )->Tensor:       # [B,1,1,1] or [1,1,1,1]
+    "By how much a prediction changes when the picture that it stands for moves by the noise's share of power."
+    t = torch.as_tensor(t, device=like.device).round().long().clamp(0, len(scheduler.alphas_cumprod)-1)
+    a,s = signal_and_noise(scheduler, t, like)
+    return dict(v_prediction=-s, epsilon=-a*s, sample=s**2)[scheduler.config.prediction_type]
+
 def sketched(self:Injection,
-             unet:UNet2DConditionModel, # the base's UNet
              injected:Injected,         # what the injection returned
-             noisy:Tensor,              # [B,C,h,w] noisy latents
-             t:Tensor|int,              # noise level, [B] or one for all
+             emb:Tensor,                # [B,D] the base's embedding of the noise level
+             weight:Tensor,             # [B,1,1,1] of `sketch_weight`
              prediction:Tensor,         # [B,C,h,w] the base's
             )->Tensor:                  # [B,C,h,w]
-    "The prediction and the sketch, weighed for a noise level."
-    if injected.sketch is None: return prediction
-    gate, = self.sketch_gate(_embedding(unet, noisy, t))
-    return prediction + (gate*injected.sketch).to(prediction.dtype)
+    "The prediction of a picture that was moved by the sketch, as far as the gate lets it."
+    gate, = self.sketch_gate(emb)
+    return prediction + (weight*gate*injected.sketch).to(prediction.dtype)
 
+Injection.residuals,Injection.sketched = residuals, sketched
+
+
+# %% ../nbs/07_stitching.ipynb #47b30492
 @contextmanager
 def attend(self:Injection,
            unet:UNet2DConditionModel, # the base's UNet
@@ -304,10 +319,11 @@ def attend(self:Injection,
     finally:
         for a,p in zip(layers, before): a.set_processor(p)
 
-Injection.forward,Injection.residuals,Injection.sketched,Injection.attend = _inject, residuals, sketched, attend
+Injection.attend = attend
+
 
 # %% ../nbs/07_stitching.ipynb #3fde5a53
-def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
+def stitched_prediction(base,                       # a Base, or whatever has its `unet`, frozen, and its `scheduler`
                         noisy:Tensor,               # [B,C,h,w] noisy latents
                         t:Tensor|int,               # noise level, [B] or one for all
                         condition:Tensor,           # [B,S,D] text states
@@ -315,11 +331,14 @@ def stitched_prediction(unet:UNet2DConditionModel,  # the base's UNet, frozen
                         injection:Injection,        # how it enters
                        )->Tensor:                   # [B,C,h,w] the base's prediction
     "The base's prediction with F_ref injected level by level."
+    unet = base.unet
     if f_ref is None: return unet(noisy, t, encoder_hidden_states=condition).sample
     injected = injection(f_ref) if isinstance(f_ref, FRef) else f_ref
+    emb = unet.time_embedding(unet.get_time_embed(noisy, t))
     with injection.attend(unet, injected):
-        out = unet(noisy, t, encoder_hidden_states=condition, **injection.residuals(unet, injected, noisy, t)).sample
-    return injection.sketched(unet, injected, noisy, t, out)
+        out = unet(noisy, t, encoder_hidden_states=condition, **injection.residuals(injected, emb, noisy.dtype)).sample
+    return out if injected.sketch is None else injection.sketched(injected, emb, sketch_weight(base.scheduler, t, out), out)
+
 
 # %% ../nbs/07_stitching.ipynb #3a44a077
 def warp_picture(vae,                        # the base's autoencoder
@@ -361,7 +380,7 @@ class AppearanceNet(ControlUNet):
                  reference:bool=True,       # inject the unaligned half
                  upto:str='all',            # 'all': features of the down and up path; 'mid': of the down path, as a ControlNet
                  warped:str='picture',      # the profile where the flow says: a warped 'picture', encoded, or warped 'latents'
-                 sketch:bool=True,          # add a projection of the finest aligned half to the prediction
+                 sketch:bool=True,          # move the predicted picture by a projection of the finest aligned half
                  **kwargs,                  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
                 ):
         if upto not in ('all','mid'): raise ValueError(f"upto must be 'all' or 'mid', not {upto!r}")
@@ -420,6 +439,6 @@ def appearance_loss(base,                   # a Base: `unet` and `scheduler` are
     ref = net.f_ref(batch['z_profile'], batch['z_masked'], batch['kept'], batch['condition'],
                     batch.get('flow'), batch.get('confidence'), keep.float(), batch.get('z_warped'))
     noisy = add_noise(base.scheduler, z, noise, t)
-    prediction = stitched_prediction(base.unet, noisy, t, batch['condition'], ref, net.injection)
+    prediction = stitched_prediction(base, noisy, t, batch['condition'], ref, net.injection)
     loss = denoising_loss(prediction, denoising_target(base.scheduler, z, noise, t), base.scheduler, t, gamma)
     return loss, dict(kept=keep.float().mean().item())
