@@ -718,6 +718,7 @@ d = { 'settings': { 'branch': 'main',
                                      'icportrait.training.place_pairs': ('training.html#place_pairs', 'icportrait/training.py'),
                                      'icportrait.training.read_checkpoint': ('training.html#read_checkpoint', 'icportrait/training.py'),
                                      'icportrait.training.stage_memory': ('training.html#stage_memory', 'icportrait/training.py'),
+                                     'icportrait.training.stage_precision': ('training.html#stage_precision', 'icportrait/training.py'),
                                      'icportrait.training.step_seed': ('training.html#step_seed', 'icportrait/training.py'),
                                      'icportrait.training.train': ('training.html#train', 'icportrait/training.py'),
                                      'icportrait.training.write_checkpoint': ('training.html#write_checkpoint', 'icportrait/training.py')}}}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LATENTS', 'TrainingError', 'learning_rate', 'EMA', 'write_checkpoint', 'checkpoints', 'read_checkpoint',
            'latest_checkpoint', 'optimizer_tensors', 'load_optimizer', 'step_seed', 'deferred_interrupt', 'History',
-           'TrainResult', 'train', 'place_pairs', 'matching_batch', 'appearance_batch', 'checkpoint_activations',
-           'kept_bytes', 'full_size_unet', 'stage_memory', 'largest_batch']
+           'TrainResult', 'train', 'stage_precision', 'place_pairs', 'matching_batch', 'appearance_batch',
+           'checkpoint_activations', 'kept_bytes', 'full_size_unet', 'stage_memory', 'largest_batch']
 
 # %% ../nbs/09_training.ipynb #6706c1e1
 import hashlib
@@ -25,6 +25,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .images import default_precision
 
 # %% ../nbs/09_training.ipynb #2245fa0a
 class TrainingError(RuntimeError):
@@ -344,6 +346,17 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
                 if interrupted: raise KeyboardInterrupt(f'stopped after step {run.step}' + (f'; call again to go on from {folder}' if folder else ''))
     return TrainResult(history.train, time.perf_counter() - begin, run.step, history.validation, run.ema)
 
+# %% ../nbs/09_training.ipynb #b5f10002
+def stage_precision(precision:str,      # 'auto', 'bf16' or 'no'
+                    device:str='cpu',   # where to compute
+                    half:bool=False,    # the base's weights are kept in bf16
+                   )->str:              # 'bf16' or 'no'
+    "The precision of a stage's arithmetic; 'auto' is what the machine is fast at."
+    found = default_precision(device) if precision == 'auto' else precision
+    if half and found != 'bf16':
+        raise ValueError(f"half=True keeps the weights in bf16 and needs precision='bf16', not {found!r}{' (this machine is slow at bf16)' if precision == 'auto' else ''}: set it, or half=False")
+    return found
+
 # %% ../nbs/09_training.ipynb #5a2c4bc7
 LATENTS = ('profile', 'target', 'target_masked', 'lighting', 'lighting_masked')  # those of sample_pairs
 
@@ -358,7 +371,7 @@ def matching_batch(pairs:dict, # of profiles.sample_pairs
                   )->dict:     # what matching.matching_loss reads
     "Pairs as the Matching Net's loss reads them: the lighting image is masked, the flow leads from it into the profile."
     names = dict(z_profile='profile', z_masked='lighting_masked', flow='flow_lighting', visible='visible_lighting')
-    pairs = place_pairs(pairs, base)
+    pairs = place_pairs({v: pairs[v] for v in names.values()}, base)   # the pictures stay where they are
     return {k: pairs[v] for k, v in names.items()} | dict(condition=base.condition(len(pairs['profile'])))
 
 def appearance_batch(pairs:dict,      # of profiles.sample_pairs
