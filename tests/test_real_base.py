@@ -141,7 +141,7 @@ def test_match_and_relight(base, nets, faces, tmp_path):
     ([], 'icportrait demo --base'),
     (['--matching', 'nowhere', '--appearance', 'nowhere'], 'adapter_config.json is missing'),
     (['--device', 'nonsense'], "no device 'nonsense'"),
-    (['--size', 50], 'use a multiple of 8'),
+    (['--size', SIZE + 8], f'use a multiple of {SIZE}'),
 ])
 def test_one_line(base, faces, tmp_path, args, says):
     assert says in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png', '--base', base, *args))
@@ -206,5 +206,19 @@ def test_goes_on_learning(base, tmp_path):
     assert math.isfinite(play('pretrain_base', tmp_path/'run', **params)['unet']['loss'])
     before, after = load_base(base), load_base(tmp_path/'tuned')
     assert (type(after.scheduler), after.scheduler.config.prediction_type, after.image_size) == (type(before.scheduler), 'epsilon', SIZE)
+    said = lambda folder: [json.loads((folder/'card.json').read_text())[k] for k in ('title', 'licence', 'limits')]
+    assert said(tmp_path/'tuned')[:2] == ['sd, trained further on the light stage', 'that of the base it went on from']
+    play('pretrain_base', tmp_path/'run2', **params | dict(base=str(tmp_path/'twice'), start=str(tmp_path/'tuned')))
+    assert said(tmp_path/'twice') == said(tmp_path/'tuned'), 'name and licence stay'
+    with pytest.raises(ValueError, match='set autoencoder_steps=0'): play('pretrain_base', tmp_path/'run3', **params | dict(autoencoder_steps=1))
     assert torch.allclose(after.condition(1, 'a face'), before.condition(1, 'a face'), atol=1e-2)
     assert not torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight.half().float())
+
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB'), MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")])
+def test_out_of_memory(faces, tmp_path, monkeypatch, error):
+    import icportrait.portrait
+    def full(*_): raise error
+    monkeypatch.setattr(icportrait.portrait, 'load_pipeline', full)
+    assert 'try --half' in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png'))
