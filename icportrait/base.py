@@ -322,7 +322,7 @@ def _load_file(path:Path, config:str|Path|None, dtype:torch.dtype)->Base:
     try: pipe = StableDiffusionPipeline.from_single_file(str(path), config=None if config is None else str(config), dtype=dtype,
                                                          local_files_only=Path(config or '').is_dir() and config is not None)
     except Exception as e:
-        hint = '' if config else '; offline, pass config= a folder of the same family that has its configuration and tokenizer'
+        hint = '' if config else f'; offline, it needs a folder of the same family with configuration and tokenizer: {path.with_suffix("")}, or config='
         raise BaseError(f'{path} could not be loaded: {str(e).strip().splitlines()[0][:200]}{hint}') from e
     return Base(pipe.vae, pipe.unet, pipe.scheduler, pipe.text_encoder, pipe.tokenizer, str(path))
 
@@ -338,6 +338,8 @@ def _download(name:str)->Path:
 
 def _set_size(base:Base, size:int|None)->Base:
     "The base itself, which draws images of that many pixels a side from now on."
+    step = scale_factor(base.vae)*2**(len(base.unet.config.block_out_channels) - 1)   # every level halves the cells
+    if size and size % step: raise BaseError(f'{size} pixels cannot be halved at every level of the UNet: use a multiple of {step}')
     if size: base.unet.register_to_config(sample_size=base.latent_size(size))
     elif not isinstance(base.unet.config.sample_size, int): raise BaseError(f'{base.path} does not say which size it draws: pass size=, in pixels')
     return base
@@ -355,12 +357,13 @@ def _check(base:Base)->Base:
 def load_base(path:str|Path='small',            # 'small', a folder, a .safetensors file or a name on Hugging Face
               dtype:torch.dtype=torch.float32,  # of the weights in memory
               device:str|torch.device='cpu',
-              config:str|Path=None,             # for a single file: folder (or name) with its family's configuration
+              config:str|Path=None,             # for a single file: folder (or name) with its family's configuration; None: a folder of its name beside it, or fetched
               size:int=None,                    # pixels along a side of the images; None: what the base was made for
              )->Base:
     "A base model in evaluation mode, all its weights frozen."
     root = data_folder('base') if str(path) == 'small' else Path(path)
-    if root.is_file(): base = _load_file(root, config, dtype)
+    beside = root.with_suffix('')   # of a single file
+    if root.is_file(): base = _load_file(root, config or (beside if beside.is_dir() else None), dtype)
     elif root.is_dir(): base = _load_folder(root, dtype)
     elif str(path) == 'small': raise FileNotFoundError(f'the small base is not in {root}: make it with the notebook experiments/pretrain_base')
     elif str(path).count('/') == 1 and not root.is_absolute() and str(path)[0] not in '.~': base = _load_folder(_download(str(path)), dtype)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['commands', 'data_commands', 'Params', 'Root', 'Json', 'Where', 'Sort', 'PLAIN_WORDS', 'Out', 'Base', 'Adapter',
-           'Size', 'Device', 'Half', 'Prompt', 'Negative', 'Guidance', 'Seed', 'Steps', 'Mask', 'one_line', 'main',
-           'app', 'Progress', 'run', 'demo', 'runs', 'SweepProgress', 'sweep', 'compare', 'clean_up', 'results',
-           'portrait', 'match', 'relight', 'build', 'check', 'show']
+           'Size', 'Device', 'Half', 'Prompt', 'Negative', 'Guidance', 'Seed', 'Steps', 'Mask', 'out_of_memory',
+           'one_line', 'main', 'app', 'Progress', 'run', 'demo', 'runs', 'SweepProgress', 'sweep', 'compare',
+           'clean_up', 'results', 'portrait', 'match', 'relight', 'build', 'check', 'show']
 
 # %% ../nbs/13_cli.ipynb #3022d710
 import errno,json,os,sys
@@ -25,12 +25,21 @@ data_commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="B
 commands.add_typer(data_commands, name='data')
 
 # %% ../nbs/13_cli.ipynb #eb052e9c
+def out_of_memory(e:BaseException)->bool:
+    "Whether that is what an exception says; PyTorch's CPU allocator raises a plain RuntimeError."
+    words = 'DefaultCPUAllocator','not enough memory','out of memory'
+    return isinstance(e,MemoryError) or type(e).__name__=='OutOfMemoryError' or type(e) is RuntimeError and any(o in str(e) for o in words)
+
+def _run_out_of_memory(text:str)->bool: return any(f': {o}' in text for o in ('OutOfMemoryError','MemoryError')) or 'DefaultCPUAllocator' in text
+
 def one_line(e:BaseException)->str:
     "An exception as the one line that a user needs."
     if isinstance(e,OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT): return f"no space left on the disk{f' for {e.filename}' if e.filename else ''}; free some and try again"
     if isinstance(e,OSError) and e.strerror: return f"{e.filename}: {e.strerror}" if e.filename else e.strerror
     if isinstance(e,ModuleNotFoundError): return f"the package {e.name!r} is not installed; run `make setup`, or pip install it"
-    return ' '.join(str(e).split()) or type(e).__name__
+    if out_of_memory(e): return "out of memory; try --half, a smaller --size or another --device"
+    text = ' '.join(str(e).split()) or type(e).__name__
+    return text + ('; try -p half=True, -p checkpointing=True, a smaller -p batch= or another -p device=' if _run_out_of_memory(text) else '')
 
 def _complain(text:str): print(f'icportrait: {text}', file=sys.stderr)
 
@@ -57,7 +66,7 @@ def _failed(e:Exception)->int:
         _complain(f"{' '.join(e.format_message().split()) or 'a command is missing'} (see icportrait --help)")
         return e.exit_code
     if type(e).__name__=='Abort': _complain('interrupted'); return 130
-    if not isinstance(e, (ValueError,OSError,ImportError,MemoryError)): raise e
+    if not (isinstance(e, (ValueError,OSError,ImportError)) or out_of_memory(e)): raise e
     _complain(one_line(e))
     return 1
 
@@ -123,7 +132,7 @@ def run(notebook:Annotated[str, typer.Argument(help="An .ipynb file, or the name
 @commands.command()
 def demo(fast:Annotated[bool, typer.Option('--fast', help="A version of about a minute, to see that everything works.")]=False,
          out:Annotated[Path, typer.Option(help="Run folder.")]=Path('outputs/demo'),
-         base:Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x folder, .safetensors file or name.")]='small',
+         base:Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x: a folder, a name, or a .safetensors file, whose configuration is the folder of the same name beside it, or fetched once.")]='small',
          param:Params=None):
     "Teach a base to match faces and to relight them, make portraits, and measure all of it."
     from icportrait.bench import parse_assignments
@@ -297,6 +306,12 @@ def _check_device(device:str):
     try: torch.zeros(1, device=device)
     except (RuntimeError,AssertionError) as e: raise ValueError(f"no device {device!r} on this machine: {str(e).splitlines()[0]}") from None
 
+def _half_precision(device:str):
+    "That of training where the device has it: bf16, and fp16 elsewhere."
+    import torch
+    from icportrait.images import default_precision
+    return torch.bfloat16 if torch.device(device).type=='cpu' or default_precision(device)=='bf16' else torch.float16
+
 def _pipeline(base:str, matching:Path|None, appearance:Path|bool|None, size:int|None=None, device:str='cpu', half:bool=False):
     "The pipeline, and plain words where its base is the small one or has no adapters yet."
     _check_device(device)
@@ -304,19 +319,18 @@ def _pipeline(base:str, matching:Path|None, appearance:Path|bool|None, size:int|
     from icportrait.control import AdapterError
     from icportrait.portrait import load_pipeline
     if base=='small': print(PLAIN_WORDS, file=sys.stderr)
-    dtype = torch.float32 if not half else torch.bfloat16 if device=='cpu' else torch.float16
-    try: return load_pipeline(base, matching, appearance, dtype, device, size)
+    try: return load_pipeline(base, matching, appearance, _half_precision(device) if half else torch.float32, device, size)
     except AdapterError as e:
         if base=='small' or None not in (matching,appearance): raise
         raise AdapterError(f"{e}. What ships is for the small base; `icportrait demo --base {base}` trains both nets on yours: pass its adapters/matching and adapters/appearance with --matching and --appearance") from None
 
 # %% ../nbs/13_cli.ipynb #ff635c2a
 Out = Annotated[Path, typer.Option(help="The picture to be written.")]
-Base = Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x folder, .safetensors file or name.")]
+Base = Annotated[str, typer.Option(help="'small', or a Stable Diffusion 1.x/2.x: a folder, a name, or a .safetensors file, whose configuration is the folder of the same name beside it, or fetched once.")]
 Adapter = Annotated[Path|None, typer.Option(help="An adapter folder instead of the one that ships, which is for the small base.")]
 Size = Annotated[int|None, typer.Option(min=8, max=4096, help="Pixels along a side; by default what the base was made for.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
-Half = Annotated[bool, typer.Option('--half', help="Weights in half precision, which needs half the memory.")]
+Half = Annotated[bool, typer.Option('--half', help="Weights in half precision, which needs half the memory: bf16, or fp16 on a GPU without it.")]
 Prompt = Annotated[str, typer.Option(help="Text, where the base reads it.")]
 Negative = Annotated[str, typer.Option(help="Text of what to move away from, with --guidance above 1.")]
 Guidance = Annotated[float, typer.Option(min=0, max=100, help="Above 1: further away from what the base makes without the two pictures.")]

@@ -9,15 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, ImageOps
 from torch import Tensor
-from .base import Base, decode, encode, load_base, scale_factor
+from .base import Base, decode, encode, load_base
 from .control import AdapterError
-from .images import ImageError, data_folder, from_pil, load_image, to_pil, to_rgb
+from .images import ImageError, data_folder, from_pil, load_image, resize, to_pil, to_rgb
 from .matching import Matches, MatchingNet, resize_flow, resize_map, warp
 from .stitching import AppearanceNet, FRef, Injected, mask_image, stitched_prediction, warp_picture
 
@@ -28,10 +27,9 @@ __all__ = ['NETS', 'as_images', 'paired', 'ICPortraitPipeline', 'match_latents',
 # %% ../nbs/08_portrait.ipynb #716c8124
 def _square(x:Tensor, size:int)->Tensor: # [B,3,H,W] -> [B,3,size,size]
     h,w = x.shape[-2:]
-    if (h,w)==(size,size): return x
     n = min(h,w)
     x = x[...,(h-n)//2:(h-n)//2+n,(w-n)//2:(w-n)//2+n]
-    return F.interpolate(x, size=(size,size), mode='bicubic', antialias=True, align_corners=False).clamp(0,1)
+    return resize(x, size)
 
 def as_images(images,    # path, Pillow picture, tensor [3,H,W] or [B,3,H,W] in [0,1], or a list of these
               size:int,  # side of the result, pixels
@@ -95,6 +93,15 @@ def _to(self, *args, **kwargs):
     DiffusionPipeline.to(self, *args, **kwargs)
     return self._share()
 
+@classmethod
+def _from_base(cls,
+               base:Base,          # whose parts are used, not copied
+               matching_net=None,  # `MatchingNet` on its UNet
+               appearance=None,    # `AppearanceNet` on its UNet
+              ):
+    "The pipeline of a base, with the text that it reads."
+    return cls(base.vae, base.unet, base.scheduler, matching_net, appearance, base.text_encoder, base.tokenizer)
+
 @property
 def _base(self)->Base:
     "The base model inside."
@@ -103,9 +110,9 @@ def _base(self)->Base:
 @property
 def _image_size(self)->int:
     "Side of the images that the base makes, pixels."
-    return self.unet.config.sample_size*scale_factor(self.vae)
+    return self.base.image_size
 
-ICPortraitPipeline._share,ICPortraitPipeline.to = _share, _to
+ICPortraitPipeline._share,ICPortraitPipeline.to,ICPortraitPipeline.from_base = _share, _to, _from_base
 ICPortraitPipeline.base,ICPortraitPipeline.image_size = _base, _image_size
 
 # %% ../nbs/08_portrait.ipynb #57148567
@@ -312,5 +319,4 @@ def load_pipeline(base:str|Path|Base='small',            # 'small', a folder or 
     folders = {n: data_folder(f'adapters/{d}') if x is None or x is True else x
                for n,d,x in (('matching_net','matching',matching), ('appearance','appearance',appearance))}
     nets = {n: NETS[n].from_folder(base.unet, x) for n,x in folders.items() if x is not False}
-    pipe = ICPortraitPipeline(base.vae, base.unet, base.scheduler, text_encoder=base.text_encoder, tokenizer=base.tokenizer, **nets)
-    return pipe.to(device)
+    return ICPortraitPipeline.from_base(base, **nets).to(device)

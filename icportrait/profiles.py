@@ -11,8 +11,8 @@ __all__ = ['HELD_OUT', 'MANNEQUIN', 'FORMAT', 'POINT_STEP', 'DEPTH_STEP', 'SCHEM
            'build_lock', 'one_thread', 'finished_shards', 'Estimate', 'estimate_build', 'build_profiles', 'run_shards',
            'check_profiles', 'profile_folder', 'view_arrays', 'decode_profiles', 'ViewRecord', 'ProfileSet',
            'load_profiles', 'LightTable', 'pool_points', 'flow_from_points', 'weights_digest', 'describe',
-           'head_extent', 'LatentCache', 'latent_key', 'encode_lights', 'build_latents', 'draw_pair', 'gather_pairs',
-           'sample_pairs', 'EvalPair', 'eval_pairs', 'pair_images']
+           'head_extent', 'LatentCache', 'latent_key', 'encode_lights', 'fits_cells', 'build_latents', 'draw_pair',
+           'gather_pairs', 'sample_pairs', 'EvalPair', 'eval_pairs', 'pair_images']
 
 # %% ../nbs/03_profiles.ipynb #508a33ff
 import contextlib, hashlib, io, json, multiprocessing, os, re, shutil, threading, time
@@ -792,6 +792,21 @@ def encode_lights(
     return dict(z=z.half().numpy(), z_masked=z_masked.half().numpy(), kept=(kept*255).round().byte().numpy(), pictures=pictures)
 
 # %% ../nbs/03_profiles.ipynb #6012a799
+@torch.no_grad()
+def fits_cells(
+    side:int, # pixels along a side of the set's own pictures
+    vae:torch.nn.Module, # autoencoder, frozen
+    encode, # vae, images [B,3,H,W] -> latents [B,C,h,w]
+    size:int|None=None, # pixels of what will be encoded; None: the set's own
+)->int: # latent cells along a side
+    "Returns how many cells a picture will have, if the set's truth can be had for each of them."
+    size, probe = size or side, torch.zeros(1, 3, 64, 64, device=next(vae.parameters()).device)
+    factor = 64//encode(vae, probe).shape[-1]
+    if size % factor == 0 and side % (size//factor) == 0: return size//factor
+    works = [k*factor for k in range(1, side + 1) if side % k == 0]
+    near = [max([s for s in works if s < size], default=0), min([s for s in works if s > size], default=0)]
+    raise ProfileError(f"pictures of {size} px have {size/factor:g} cells along a side, which do not divide the set's {side} px: set size={' or size='.join(str(s) for s in near if s)}, or build a set of another size")
+
 def build_latents(
     vae:torch.nn.Module, # autoencoder, frozen
     profiles:ProfileSet, # views
@@ -808,6 +823,7 @@ def build_latents(
     lights = lights or LightTable()
     target = Path(cache or data_folder('cache'))/f'latents-{latent_key(profiles, vae, mask, lights, seed, size)}'
     if target.is_dir(): return LatentCache(target, profiles, lights, size)
+    fits_cells(profiles.size, vae, encode, size)
     temp, n, fine = target.with_name(f'{target.name}.part'), len(profiles), min(fine, profiles.size)
     first = encode_lights(profiles, 0, vae, encode, mask, lights, seed, size)
     h = first['z'].shape[-1]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LATENTS', 'TrainingError', 'learning_rate', 'EMA', 'write_checkpoint', 'checkpoints', 'read_checkpoint',
            'latest_checkpoint', 'optimizer_tensors', 'load_optimizer', 'step_seed', 'deferred_interrupt', 'History',
-           'TrainResult', 'train', 'place_pairs', 'matching_batch', 'appearance_batch', 'checkpoint_activations',
-           'kept_bytes', 'full_size_unet', 'stage_memory', 'largest_batch']
+           'TrainResult', 'train', 'stage_precision', 'place_pairs', 'matching_batch', 'appearance_batch',
+           'checkpoint_activations']
 
 # %% ../nbs/09_training.ipynb #6706c1e1
 import hashlib
@@ -19,12 +19,13 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .images import default_precision
 
 # %% ../nbs/09_training.ipynb #2245fa0a
 class TrainingError(RuntimeError):
@@ -344,6 +345,17 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
                 if interrupted: raise KeyboardInterrupt(f'stopped after step {run.step}' + (f'; call again to go on from {folder}' if folder else ''))
     return TrainResult(history.train, time.perf_counter() - begin, run.step, history.validation, run.ema)
 
+# %% ../nbs/09_training.ipynb #b5f10002
+def stage_precision(precision:str,      # 'auto', 'bf16' or 'no'
+                    device:str='cpu',   # where to compute
+                    half:bool=False,    # the base's weights are kept in bf16
+                   )->str:              # 'bf16' or 'no'
+    "The precision of a stage's arithmetic; 'auto' is what the machine is fast at."
+    found = default_precision(device) if precision == 'auto' else precision
+    if half and found != 'bf16':
+        raise ValueError(f"half=True keeps the weights in bf16 and needs precision='bf16', not {found!r}{' (this machine is slow at bf16)' if precision == 'auto' else ''}: set it, or half=False")
+    return found
+
 # %% ../nbs/09_training.ipynb #5a2c4bc7
 LATENTS = ('profile', 'target', 'target_masked', 'lighting', 'lighting_masked')  # those of sample_pairs
 
@@ -358,7 +370,7 @@ def matching_batch(pairs:dict, # of profiles.sample_pairs
                   )->dict:     # what matching.matching_loss reads
     "Pairs as the Matching Net's loss reads them: the lighting image is masked, the flow leads from it into the profile."
     names = dict(z_profile='profile', z_masked='lighting_masked', flow='flow_lighting', visible='visible_lighting')
-    pairs = place_pairs(pairs, base)
+    pairs = place_pairs({v: pairs[v] for v in names.values()}, base)   # the pictures stay where they are
     return {k: pairs[v] for k, v in names.items()} | dict(condition=base.condition(len(pairs['profile'])))
 
 def appearance_batch(pairs:dict,      # of profiles.sample_pairs
@@ -394,74 +406,3 @@ def checkpoint_activations(unet:nn.Module, # UNet2DConditionModel, changed in pl
     def recomputed(block, *args): return checkpoint(block.__call__, *args, use_reentrant=False, context_fn=_as_now(block))
     unet.enable_gradient_checkpointing(recomputed)
     return unet
-
-# %% ../nbs/09_training.ipynb #b5e90004
-def kept_bytes(loss:Callable,            # () -> the loss, or a tuple that holds it
-               modules:list[nn.Module],  # whose weights do not count
-              )->int:
-    "How much the forward pass keeps for the backward pass."
-    weights, kept = {p.untyped_storage()._cdata for m in modules for p in m.parameters()}, {}
-    def note(t):
-        s = t.untyped_storage()
-        if s._cdata not in weights: kept[s._cdata] = s
-        return t
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): graph = loss()
-    return sum(s.nbytes() for s in kept.values())
-
-# %% ../nbs/09_training.ipynb #b5e90009
-def full_size_unet(): # -> UNet2DConditionModel on the meta device
-    "The structure of Stable Diffusion 1.5: 860 million weights, none of which is there."
-    from diffusers import UNet2DConditionModel
-    with torch.device('meta'):
-        return UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8,
-            down_block_types=('CrossAttnDownBlock2D',)*3 + ('DownBlock2D',), up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',)*3)
-
-def _stage(name:str, unet, upto:str): # control net and its loss: (net, batch, unet) -> scalar
-    "A stage's net on the meta device, and what it is trained with."
-    from diffusers import DDIMScheduler
-    from types import SimpleNamespace
-    from icportrait.matching import MatchingNet, matching_loss
-    from icportrait.stitching import AppearanceNet, appearance_loss
-    if name not in ('matching', 'appearance'): raise ValueError(f"stage must be 'matching' or 'appearance', not {name!r}")
-    with torch.device('meta'): net = MatchingNet(unet, upto=upto) if name == 'matching' else AppearanceNet(unet)
-    if name == 'matching': return net, lambda batch: matching_loss(net, batch)
-    return net, lambda batch: appearance_loss(SimpleNamespace(unet=unet, scheduler=DDIMScheduler()), net, batch)
-
-# %% ../nbs/09_training.ipynb #b5e90010
-def _kept_by(name:str, unet, batch:int, cells:int, checkpointing:bool, precision:str, upto:str)->tuple[int, int]: # bytes kept, trained parameters
-    "What one step of a stage keeps, counted on shapes."
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-    unet = deepcopy(unet).requires_grad_(False)
-    net, loss = _stage(name, unet, upto)
-    if checkpointing: checkpoint_activations(unet); checkpoint_activations(net.unet)
-    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
-        for m in (unet, net): m.to_empty(device='cpu')
-        shapes = {k: unet.config.in_channels for k in ('z_profile', 'z_masked', 'z_target', 'z_warped')} | dict(kept=1, visible=1, confidence=1, flow=2)
-        tensors = {k: torch.empty(batch, c, cells, cells) for k, c in shapes.items()} | dict(condition=torch.empty(batch, 77, unet.config.cross_attention_dim))
-        return kept_bytes(lambda: loss(tensors), [unet, net]), sum(p.numel() for p in net.trainable_parameters())
-
-def stage_memory(name:str,               # 'matching' or 'appearance'
-                 unet,                   # a UNet on the meta device, such as `full_size_unet()`
-                 cells:int=64,           # latent cells along a side: an eighth of the pixels
-                 half:bool=False,        # the base's weights in bf16
-                 checkpointing:bool=False, # see `checkpoint_activations`
-                 precision:str='bf16',   # of the arithmetic: 'bf16' or 'no'
-                 upto:str='up',          # last block whose features are matched
-                 others:int=207_000_000, # weights of autoencoder and text encoder
-                )->dict[str, float]:     # GiB: weights, adapter with optimiser, kept for any batch, kept for each sample
-    "The memory that a training stage needs, counted."
-    typed = deepcopy(unet)
-    for p in typed.parameters() if half else (): p.data = p.data.bfloat16()
-    (one, trained), (two, _) = (_kept_by(name, typed, b, cells, checkpointing, precision, upto) for b in (1, 2))
-    weights = (sum(p.numel() for p in unet.parameters()) + others)*(2 if half else 4)
-    adapter = trained*(20 if name == 'appearance' else 16)   # weights, gradients and two moments in fp32; the second stage has an average as well
-    return {k: v/2**30 for k, v in dict(weights=weights, adapter=adapter, fixed=2*one - two, sample=two - one).items()}
-
-def largest_batch(memory:dict,       # of `stage_memory`
-                  card:float,        # GB of a GPU
-                  reserve:float=.15, # share of it that is left for what comes and goes
-                 )->int:             # 0: not even one
-    "How many samples a step of that stage may have."
-    left = card*(1 - reserve) - memory['weights'] - memory['adapter'] - memory['fixed']
-    return max(0, int(left//memory['sample']))

@@ -83,6 +83,23 @@ def test_demo(demo, base):
     assert json.loads((demo/'adapters'/'appearance'/'card.json').read_text())['from_zero']
 
 
+def test_demo_reads_the_text(base, nets, faces):
+    "What the demo, the stages and the command line build is one pipeline, with the base's text encoder."
+    from icportrait.base import load_base
+    from icportrait.images import load_image
+    from icportrait.matching import MatchingNet
+    from icportrait.portrait import ICPortraitPipeline, load_pipeline
+    from icportrait.stitching import AppearanceNet
+    model, (_, matching, _, appearance) = load_base(base), nets
+    ours = ICPortraitPipeline.from_base(model, MatchingNet.from_folder(model.unet, matching), AppearanceNet.from_folder(model.unet, appearance))
+    make = lambda pipe: pipe(*(load_image(o, None) for o in faces), num_inference_steps=2, generator=torch.Generator().manual_seed(0), progress=False).images
+    images = make(ours)
+    assert torch.equal(images, make(load_pipeline(model, matching, appearance)))
+    ours.register_modules(text_encoder=None, tokenizer=None)
+    assert not torch.equal(images, make(ours)), 'the text counts'
+    for path in (ROOT/'nbs'/'experiments').glob('*.ipynb'): assert 'ICPortraitPipeline(' not in path.read_text(), path.name
+
+
 @pytest.fixture(scope='module')
 def faces(tmp_path_factory):
     "Two pictures of one size, which is nobody's."
@@ -124,7 +141,7 @@ def test_match_and_relight(base, nets, faces, tmp_path):
     ([], 'icportrait demo --base'),
     (['--matching', 'nowhere', '--appearance', 'nowhere'], 'adapter_config.json is missing'),
     (['--device', 'nonsense'], "no device 'nonsense'"),
-    (['--size', 50], 'use a multiple of 8'),
+    (['--size', SIZE + 8], f'use a multiple of {SIZE}'),
 ])
 def test_one_line(base, faces, tmp_path, args, says):
     assert says in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png', '--base', base, *args))
@@ -152,6 +169,7 @@ def test_stages(base, tmp_path):
     "Matching, stitching and coupling with that matching, a step or two of each; the base judged; matching once more, as it learns."
     run = lambda name, **params: play(name, tmp_path/name, base=str(base), **params)
     matching = run('train_matching', steps=2, batch=2, pairs=4, validate_every=2)
+    assert (matching['weights'], matching['checkpointing'], matching['precision']) == ('float32', False, 'no')
     assert matching['steps'] == 2 and 0 <= matching['pck10_after']['mean'] <= 1
     appearance = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=1, coupling_steps=2, batch=2, pairs=2, sampling_steps=1, validate_every=3)
     assert appearance['steps'] == 3 and math.isfinite(appearance['psnr_other'])
@@ -167,11 +185,18 @@ def test_stages(base, tmp_path):
 def test_with_little_memory(base, tmp_path):
     "Weights in bf16 and activations that are computed once more: both stages train, to finite figures."
     run = lambda name, **params: play(name, tmp_path/name, base=str(base), half=True, checkpointing=True, precision='bf16', batch=1, pairs=2, **params)
-    assert run('train_matching', steps=1)['epe_after']['mean'] >= 0
+    told = lambda figures: [figures[k] for k in ('weights', 'checkpointing', 'precision')]
+    figures = run('train_matching', steps=1)
+    assert figures['epe_after']['mean'] >= 0 and told(figures) == ['bfloat16', True, 'bf16']
     figures = run('train_appearance', matching=str(tmp_path/'train_matching'/'adapter'), stitching_steps=0, coupling_steps=1, sampling_steps=1)
-    assert math.isfinite(figures['psnr_other'])
+    assert math.isfinite(figures['psnr_other']) and told(figures) == ['bfloat16', True, 'bf16']
     from icportrait.portrait import load_pipeline
     load_pipeline(base, tmp_path/'train_matching'/'adapter', tmp_path/'train_appearance'/'adapter')   # that base in fp32 takes them, too
+
+
+@pytest.mark.parametrize('name', ['train_matching', 'train_appearance', 'demo'])
+def test_half_needs_bf16(base, tmp_path, name):
+    with pytest.raises(ValueError, match="half=True .* needs precision='bf16'"): play(name, tmp_path/name, base=str(base), half=True)
 
 
 def test_goes_on_learning(base, tmp_path):
@@ -181,5 +206,19 @@ def test_goes_on_learning(base, tmp_path):
     assert math.isfinite(play('pretrain_base', tmp_path/'run', **params)['unet']['loss'])
     before, after = load_base(base), load_base(tmp_path/'tuned')
     assert (type(after.scheduler), after.scheduler.config.prediction_type, after.image_size) == (type(before.scheduler), 'epsilon', SIZE)
+    said = lambda folder: [json.loads((folder/'card.json').read_text())[k] for k in ('title', 'licence', 'limits')]
+    assert said(tmp_path/'tuned')[:2] == ['sd, trained further on the light stage', 'that of the base it went on from']
+    play('pretrain_base', tmp_path/'run2', **params | dict(base=str(tmp_path/'twice'), start=str(tmp_path/'tuned')))
+    assert said(tmp_path/'twice') == said(tmp_path/'tuned'), 'name and licence stay'
+    with pytest.raises(ValueError, match='set autoencoder_steps=0'): play('pretrain_base', tmp_path/'run3', **params | dict(autoencoder_steps=1))
     assert torch.allclose(after.condition(1, 'a face'), before.condition(1, 'a face'), atol=1e-2)
     assert not torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight.half().float())
+
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB'), MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")])
+def test_out_of_memory(faces, tmp_path, monkeypatch, error):
+    import icportrait.portrait
+    def full(*_): raise error
+    monkeypatch.setattr(icportrait.portrait, 'load_pipeline', full)
+    assert 'try --half' in error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png'))
