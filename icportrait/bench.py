@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'BenchError', 'Busy', 'Parameter', 'value_range', 'choices', 'read_notebook', 'notebook_parameters',
            'check_value', 'check_parameters', 'parse_assignments', 'Experiment', 'load_experiment', 'find_shipped',
            'full_parameters', 'run_id', 'write_json', 'write_metrics', 'read_metrics', 'born', 'read_status',
-           'peak_memory_mb', 'Recorder', 'kill_group', 'run_progress', 'live_output', 'live_line', 'claim',
+           'peak_memory_mb', 'Recorder', 'kill_group', 'readable', 'run_progress', 'live_output', 'live_line', 'claim',
            'read_params', 'is_run', 'prepare_folder', 'headings', 'was_complete', 'orphans', 'end_orphans',
            'stop_signals', 'why_not_done', 'write_report', 'commit', 'hardware', 'packages', 'environment',
            'run_notebook', 'run_folders', 'list_runs', 'provenance', 'keep_result', 'read_result', 'flat']
@@ -413,17 +413,22 @@ def kill_group(pid:int):
             for o in [p := psutil.Process(pid), *p.children(recursive=True)]: o.kill()
 
 # %% ../nbs/12_bench.ipynb #be11fe02
+def readable(value)->str:
+    "A figure for reading: four digits that matter."
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
 def run_progress(status:dict)->tuple[str,str,str]: # part, seconds, last figures
     "What a run is doing, for people."
-    number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
-    latest = '  '.join(f'{k} {number(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v, (int,float)))
+    latest = '  '.join(f'{k} {readable(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v, (int,float)))
     return f"[{status.get('cell',0)}/{status.get('cells','?')}] {status.get('stage') or 'starting'}",f"{status.get('seconds') or 0:.0f} s",latest[:60]
 
 def live_output():
     "A function that shows HTML below the cell, each time in place of what it showed before."
+    from IPython import get_ipython
     from IPython.display import HTML,display
+    from IPython.terminal.interactiveshell import TerminalInteractiveShell
+    if isinstance(get_ipython(), (TerminalInteractiveShell,type(None))): raise BenchError("a live view needs a notebook; in a terminal, `icportrait run` and `icportrait sweep` show one")
     handle = display(HTML(''), display_id=True)
-    if handle is None: raise BenchError("a live view needs a notebook; in a terminal, `icportrait run` and `icportrait sweep` show one")
     return lambda text: handle.update(HTML(text))
 
 def live_line():
