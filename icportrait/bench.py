@@ -837,20 +837,29 @@ def provenance(folder:str|Path)->dict: # commit, hardware, versions
     except (OSError,ValueError): return dict(commit=None, hardware=None, versions=None)
     return dict(commit=env['commit'], hardware=env['hardware'], versions=dict(python=env['python'], **{o:env['packages'][o] for o in ('torch','diffusers','peft') if o in env['packages']}))
 
+# %% ../nbs/12_bench.ipynb #e6aad6a7
 def keep_result(name:str,           # of the result
                 folder:str|Path,    # a run folder that is done
                 root:str|Path|None=None, # data/results by default
+                picture:str='',     # one that the run has written; kept beside the figures as NAME.jpg
                )->Path:             # the file
-    "Keep the figures of a finished run, with their provenance."
+    "Keep the figures of a finished run, with their provenance; a page about other runs has theirs in a `provenance.json`."
     if not name.replace('-','').replace('_','').isalnum(): raise BenchError(f"a result's name is made of letters, digits, - and _, not {name!r}")
     status = read_status(folder)
     if status is None: raise BenchError(f"{folder}: not a run folder")
     if status['state']!='done': raise BenchError(f"{folder}: the run is {status['state']}, not done")
-    params = read_params(folder)
-    figures = read_metrics(folder)
+    params,root = read_params(folder),Path(root or home()/'data'/'results')
     made = dict(command=status.get('command'), **provenance(folder), seeds={k:v for k,v in params.items() if 'seed' in k}, date=status['started'][:10],
                 seconds=status['seconds'], peak_memory_mb=status['peak_memory_mb'], parameters=params)
-    return write_json(Path(root or home()/'data'/'results')/f'{name}.json', dict(name=name, provenance=made, figures=figures), ensure_ascii=False)
+    with suppress(OSError,ValueError): made |= json.loads((Path(folder)/'provenance.json').read_text(encoding='utf-8'))
+    if picture: _keep_picture(Path(folder)/picture, root/f'{name}.jpg')
+    return write_json(root/f'{name}.json', dict(name=name, provenance=made, figures=read_metrics(folder)), ensure_ascii=False)
+
+def _keep_picture(path:Path, out:Path):
+    "A picture of a run as a small JPEG."
+    from PIL import Image
+    if not path.is_file(): raise BenchError(f"{path}: no such picture; there are: {', '.join(sorted(o.name for o in path.parent.glob('*.png'))) or 'none'}")
+    with atomic_path(out) as p: Image.open(path).convert('RGB').save(p, 'JPEG', quality=90, optimize=True)
 
 # %% ../nbs/12_bench.ipynb #46cf7a55
 def read_result(name:str,                # of the result

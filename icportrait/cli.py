@@ -232,7 +232,7 @@ def compare(what:Annotated[Path, typer.Argument(help="A sweep file, the name of 
     if not rows: raise ValueError(f"{what}: no runs{' with these properties' if where else ''} that are done")
     table = summarise(rows, [o for o in by.split(',') if o], [o for o in figures.split(',') if o])
     if export: print(export_runs(rows, export))
-    if mlflow: print(f'{log_to_mlflow(rows, mlflow)} runs were new to {mlflow}')
+    if mlflow: print(f'{log_to_mlflow(rows, mlflow)} runs were new to MLflow')
     if as_json: return _print_json(table)
     columns = list(dict.fromkeys(k for o in table for k in o))
     _print_table('', columns, [[_interval(o.get(k)) for k in columns] for o in table])
@@ -258,12 +258,13 @@ def clean_up(root:Root=Path('outputs'),
 @commands.command()
 def results(name:Annotated[str|None, typer.Argument(help="Which one; without it, all are listed.")]=None,
             as_json:Annotated[bool, typer.Option('--json', help="For machines.")]=False,
-            keep:Annotated[Path|None, typer.Option(help="A finished run folder whose figures are kept under NAME.")]=None):
+            keep:Annotated[Path|None, typer.Option(help="A finished run folder whose figures are kept under NAME.")]=None,
+            picture:Annotated[str, typer.Option(help="With --keep: a picture of that run, kept as NAME.jpg.")]=''):
     "Print the figures that documents quote, and where they come from."
     from icportrait.bench import keep_result,read_result
     from icportrait.files import data_folder
     if name is None: return print('\n'.join(sorted(o.stem for o in data_folder('results').glob('*.json'))) or 'no results are kept yet')
-    if keep: keep_result(name, keep)
+    if keep: keep_result(name, keep, picture=picture)
     result = read_result(name)
     if as_json: return _print_json(result)
     _print_result(result)
