@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'BenchError', 'Busy', 'Parameter', 'value_range', 'choices', 'read_notebook', 'notebook_parameters',
            'check_value', 'check_parameters', 'parse_assignments', 'Experiment', 'load_experiment', 'find_shipped',
            'full_parameters', 'run_id', 'write_json', 'write_metrics', 'read_metrics', 'born', 'read_status',
-           'peak_memory_mb', 'Recorder', 'kill_group', 'run_progress', 'live_output', 'live_line', 'claim',
+           'peak_memory_mb', 'Recorder', 'kill_group', 'readable', 'run_progress', 'live_output', 'live_line', 'claim',
            'read_params', 'is_run', 'prepare_folder', 'headings', 'was_complete', 'orphans', 'end_orphans',
            'stop_signals', 'why_not_done', 'write_report', 'commit', 'hardware', 'packages', 'environment',
            'run_notebook', 'run_folders', 'list_runs', 'provenance', 'keep_result', 'read_result', 'flat']
@@ -413,17 +413,22 @@ def kill_group(pid:int):
             for o in [p := psutil.Process(pid), *p.children(recursive=True)]: o.kill()
 
 # %% ../nbs/12_bench.ipynb #be11fe02
+def readable(value)->str:
+    "A figure for reading: four digits that matter."
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
 def run_progress(status:dict)->tuple[str,str,str]: # part, seconds, last figures
     "What a run is doing, for people."
-    number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
-    latest = '  '.join(f'{k} {number(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v, (int,float)))
+    latest = '  '.join(f'{k} {readable(v)}' for k,v in (status.get('latest') or {}).items() if isinstance(v, (int,float)))
     return f"[{status.get('cell',0)}/{status.get('cells','?')}] {status.get('stage') or 'starting'}",f"{status.get('seconds') or 0:.0f} s",latest[:60]
 
 def live_output():
     "A function that shows HTML below the cell, each time in place of what it showed before."
+    from IPython import get_ipython
     from IPython.display import HTML,display
+    from IPython.terminal.interactiveshell import TerminalInteractiveShell
+    if isinstance(get_ipython(), (TerminalInteractiveShell,type(None))): raise BenchError("a live view needs a notebook; in a terminal, `icportrait run` and `icportrait sweep` show one")
     handle = display(HTML(''), display_id=True)
-    if handle is None: raise BenchError("a live view needs a notebook; in a terminal, `icportrait run` and `icportrait sweep` show one")
     return lambda text: handle.update(HTML(text))
 
 def live_line():
@@ -832,20 +837,29 @@ def provenance(folder:str|Path)->dict: # commit, hardware, versions
     except (OSError,ValueError): return dict(commit=None, hardware=None, versions=None)
     return dict(commit=env['commit'], hardware=env['hardware'], versions=dict(python=env['python'], **{o:env['packages'][o] for o in ('torch','diffusers','peft') if o in env['packages']}))
 
+# %% ../nbs/12_bench.ipynb #e6aad6a7
 def keep_result(name:str,           # of the result
                 folder:str|Path,    # a run folder that is done
                 root:str|Path|None=None, # data/results by default
+                picture:str='',     # one that the run has written; kept beside the figures as NAME.jpg
                )->Path:             # the file
-    "Keep the figures of a finished run, with their provenance."
+    "Keep the figures of a finished run, with their provenance; a page about other runs has theirs in a `provenance.json`."
     if not name.replace('-','').replace('_','').isalnum(): raise BenchError(f"a result's name is made of letters, digits, - and _, not {name!r}")
     status = read_status(folder)
     if status is None: raise BenchError(f"{folder}: not a run folder")
     if status['state']!='done': raise BenchError(f"{folder}: the run is {status['state']}, not done")
-    params = read_params(folder)
-    figures = read_metrics(folder)
+    params,root = read_params(folder),Path(root or home()/'data'/'results')
     made = dict(command=status.get('command'), **provenance(folder), seeds={k:v for k,v in params.items() if 'seed' in k}, date=status['started'][:10],
                 seconds=status['seconds'], peak_memory_mb=status['peak_memory_mb'], parameters=params)
-    return write_json(Path(root or home()/'data'/'results')/f'{name}.json', dict(name=name, provenance=made, figures=figures), ensure_ascii=False)
+    with suppress(OSError,ValueError): made |= json.loads((Path(folder)/'provenance.json').read_text(encoding='utf-8'))
+    if picture: _keep_picture(Path(folder)/picture, root/f'{name}.jpg')
+    return write_json(root/f'{name}.json', dict(name=name, provenance=made, figures=read_metrics(folder)), ensure_ascii=False)
+
+def _keep_picture(path:Path, out:Path):
+    "A picture of a run as a small JPEG."
+    from PIL import Image
+    if not path.is_file(): raise BenchError(f"{path}: no such picture; there are: {', '.join(sorted(o.name for o in path.parent.glob('*.png'))) or 'none'}")
+    with atomic_path(out) as p: Image.open(path).convert('RGB').save(p, 'JPEG', quality=90, optimize=True)
 
 # %% ../nbs/12_bench.ipynb #46cf7a55
 def read_result(name:str,                # of the result

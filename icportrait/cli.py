@@ -84,10 +84,6 @@ def _print_table(title:str, columns:list[str], rows:list[list]):
 
 def _print_json(obj): print(json.dumps(obj, indent=1, ensure_ascii=False))
 
-def _number(value)->str:
-    "A figure for reading: four digits that matter."
-    return f'{value:.4g}' if isinstance(value, float) else str(value)
-
 # %% ../nbs/13_cli.ipynb #7071b5f3
 class Progress:
     "Shows the status of a run: a moving line in a terminal, one line per part elsewhere."
@@ -108,11 +104,11 @@ class Progress:
 # %% ../nbs/13_cli.ipynb #1071adf7
 def _run(notebook:str, params:dict, out:Path|None, replace:bool):
     "Run an experiment and print its figures."
-    from icportrait.bench import flat,run_notebook
+    from icportrait.bench import flat,readable,run_notebook
     with Progress() as progress: folder = run_notebook(notebook, params, out, replace, progress)
     if progress.stage is None: print('this run was done already; --replace runs it again')
     figures = flat(json.loads((folder/'metrics.json').read_text(encoding='utf-8')))
-    _print_table(str(folder), ['figure','value'], [[k,_number(v)] for k,v in figures.items() if isinstance(v,(int,float,str))])
+    _print_table(str(folder), ['figure','value'], [[k,readable(v)] for k,v in figures.items() if isinstance(v,(int,float,str))])
     print(f'report: {folder/"report.html"}')
 
 Params = Annotated[list[str]|None, typer.Option('--param','-p', metavar='NAME=VALUE', help="A parameter of the notebook; repeat it for more.")]
@@ -245,7 +241,7 @@ def compare(what:Annotated[Path, typer.Argument(help="A sweep file, the name of 
     if not rows: raise ValueError(f"{what}: no runs{' with these properties' if where else ''} that are done")
     table = summarise(rows, [o for o in by.split(',') if o], [o for o in figures.split(',') if o])
     if export: print(export_runs(rows, export))
-    if mlflow: print(f'{log_to_mlflow(rows, mlflow)} runs were new to {mlflow}')
+    if mlflow: print(f'{log_to_mlflow(rows, mlflow)} runs were new to MLflow')
     if as_json: return _print_json(table)
     columns = list(dict.fromkeys(k for o in table for k in o))
     _print_table('', columns, [[_interval(o.get(k)) for k in columns] for o in table])
@@ -253,8 +249,9 @@ def compare(what:Annotated[Path, typer.Argument(help="A sweep file, the name of 
 
 def _interval(value)->str:
     "A mean with its interval, or a value."
-    if not isinstance(value, dict): return '' if value is None else _number(value)
-    return _number(value['mean']) + (f" [{_number(value['low'])}, {_number(value['high'])}]" if value['low']!=value['high'] else '')
+    from icportrait.bench import readable
+    if not isinstance(value, dict): return '' if value is None else readable(value)
+    return readable(value['mean']) + (f" [{readable(value['low'])}, {readable(value['high'])}]" if value['low']!=value['high'] else '')
 
 # %% ../nbs/13_cli.ipynb #13b00011
 @commands.command(name='clean')
@@ -270,20 +267,21 @@ def clean_up(root:Root=Path('outputs'),
 @commands.command()
 def results(name:Annotated[str|None, typer.Argument(help="Which one; without it, all are listed.")]=None,
             as_json:Annotated[bool, typer.Option('--json', help="For machines.")]=False,
-            keep:Annotated[Path|None, typer.Option(help="A finished run folder whose figures are kept under NAME.")]=None):
+            keep:Annotated[Path|None, typer.Option(help="A finished run folder whose figures are kept under NAME.")]=None,
+            picture:Annotated[str, typer.Option(help="With --keep: a picture of that run, kept as NAME.jpg.")]=''):
     "Print the figures that documents quote, and where they come from."
     from icportrait.bench import keep_result,read_result
     from icportrait.files import data_folder
     if name is None: return print('\n'.join(sorted(o.stem for o in data_folder('results').glob('*.json'))) or 'no results are kept yet')
-    if keep: keep_result(name, keep)
+    if keep: keep_result(name, keep, picture=picture)
     result = read_result(name)
     if as_json: return _print_json(result)
     _print_result(result)
 
 def _print_result(result:dict):
     "Figures as a table, provenance below."
-    from icportrait.bench import flat
-    _print_table(result['name'], ['figure','value'], [[k,_number(v)] for k,v in flat(result['figures']).items() if isinstance(v,(int,float,str))])
+    from icportrait.bench import flat,readable
+    _print_table(result['name'], ['figure','value'], [[k,readable(v)] for k,v in flat(result['figures']).items() if isinstance(v,(int,float,str))])
     made = result['provenance']
     hard = ', '.join(str(o) for o in (made.get('hardware') or {}).values() if o)
     for k,v in dict(command=made.get('command'), commit=made.get('commit'), seeds=made.get('seeds'), hardware=hard, date=made.get('date')).items(): print(f'{k:9} {v}')

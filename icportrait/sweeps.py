@@ -241,12 +241,13 @@ def prune_checkpoints(root:str|Path='outputs')->int: # bytes
     freed = 0
     for folder in run_folders(root):
         if run_state(folder)!='done': continue
-        with suppress(Busy),claim(folder):
+        with suppress(Busy,OSError),claim(folder):      # in a place where nothing can be written, nothing is freed
             for o in [o for o in _own(folder, 'step-*') if (o/'state.json').is_file()]:
                 freed += folder_bytes(o)
                 shutil.rmtree(o, ignore_errors=True)
     return freed
 
+# %% ../nbs/12b_sweeps.ipynb #12b00055
 def check_disk(plan:Plan, least_mb:float=200):
     "Make room, or raise before a run that could not be written."
     folder,budget = plan.root/plan.experiment.name,plan.sweep.resources.disk_gb
@@ -322,7 +323,7 @@ class Following:
 
 # %% ../nbs/12b_sweeps.ipynb #12b00049
 def progress_html(follow:Following, errors:int=5)->str: # how many of them, the last ones
-    "The same as a table."
+    "What a sweep is doing as HTML: how many runs are done, a table of those that are being worked on, why others are not done."
     row = lambda cells,tag='td': '<tr>' + ''.join(f'<{tag} style="text-align:left">{html.escape(o)}</{tag}>' for o in cells) + '</tr>'
     table = row(('run','part','time','latest'), 'th') + ''.join(map(row, follow.rows())) if follow.now else ''
     why = ''.join(f'<br>{html.escape(f"{follow.states[k]}: {k}: {e}")}' for k,e in list(follow.errors.items())[-errors:])
@@ -372,6 +373,7 @@ def _ray(plan:Plan, todo:list[Run], retry_failed:bool, tell, address=None, worke
     finally:
         if ours: ray.shutdown()
 
+# %% ../nbs/12b_sweeps.ipynb #12b00057
 def _settled(folder:Path, seconds:float=10)->str:
     "The state of a run whose worker has died, once its process is gone."
     end = time.monotonic()+seconds

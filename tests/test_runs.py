@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import LAST, ROOT
 
-from icportrait.bench import BenchError, list_runs, read_status, run_notebook
+from icportrait.bench import BenchError, list_runs, live_output, read_status, run_notebook
 
 WHOLE = {'environment.json', 'log.txt', 'metrics.json', 'notebook.ipynb', 'params.yaml', 'report.html', 'status.json'}
 
@@ -131,6 +131,15 @@ def test_folder_by_id(experiment, tmp_path):
     assert folders[0] == folders[1] != folders[2] and [read_status(f)['attempt'] for f in folders] == [1, 1, 1]
     assert read_status(run_notebook(nb, dict(steps=7), root=tmp_path/'outputs', replace=True))['attempt'] == 1
     assert {o.parent for o in folders} == {tmp_path/'outputs'/'tiny'}
+
+
+def test_live_view_outside_a_notebook(capsys):
+    "One error and nothing else, in plain Python as in IPython's terminal, where every update would be another line."
+    with pytest.raises(BenchError, match='needs a notebook'): live_output()
+    assert capsys.readouterr().out == ''
+    code = "from icportrait.bench import BenchError, live_output\ntry: live_output()\nexcept BenchError as e: print(e)"
+    done = subprocess.run([sys.executable, '-m', 'IPython', '--quick', '-c', code], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, timeout=120)
+    assert done.stdout.startswith('a live view needs a notebook') and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
 
 
 def test_full_disk(experiment, tmp_path, monkeypatch):

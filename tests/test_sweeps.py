@@ -42,6 +42,14 @@ def work(experiment, tmp_path):
     return tmp_path/'work.yaml'
 
 
+@pytest.fixture
+def rng():
+    "Random moments; a test that fails shows their seed, and ICPORTRAIT_TEST_SEED gives it again."
+    seed = int(os.environ.get('ICPORTRAIT_TEST_SEED', time.time_ns() % 10**6))
+    print(f'ICPORTRAIT_TEST_SEED={seed}')
+    return random.Random(seed)
+
+
 started = []
 
 
@@ -391,6 +399,28 @@ def test_mlflow(work, tmp_path):
     found, = mlflow.search_runs(experiment_names=['work'], output_format='list')
     assert found.info.run_name == plan_sweep(one, tmp_path/'outputs').runs[0].id and found.info.status == 'FINISHED'
     assert found.data.params['steps'] == '6' and found.data.metrics['total'] == rows[0]['total']
+    run_notebook(tmp_path/'work.ipynb', {}, rows[0]['folder'], replace=True)
+    again = load_runs(tmp_path/'outputs')
+    assert (log_to_mlflow(again, uri), log_to_mlflow(again, uri)) == (1, 0), 'made anew in the same folder'
+    with pytest.raises(BenchError, match='MLflow: ') as e: log_to_mlflow(again, 'ftp://me:secret@nowhere')
+    assert 'secret' not in str(e.value)
+    assert error_line(here('compare', tmp_path/'outputs', '--mlflow', 'ftp://me:secret@nowhere', '--no-page')).startswith('MLflow: ')
+
+
+def test_keep_a_comparison(work, tmp_path):
+    "The page of a sweep becomes a result: its table, its curve, and where all of it comes from."
+    from icportrait.compare import compare_runs
+    experiment = (tmp_path/'work.ipynb').read_text().replace('curve=done', 'curve=[dict(step=i, total=o) for i, o in enumerate(done)]')
+    (tmp_path/'work.ipynb').write_text(experiment)
+    run_sweep(work, tmp_path/'outputs')
+    page = compare_runs(work, tmp_path/'outputs', figures='total')
+    kept = bench.keep_result('work', page, tmp_path/'results', picture='curve-total.png')
+    assert 1000 < kept.with_suffix('.jpg').stat().st_size < 100_000
+    result = bench.read_result('work', tmp_path/'results')
+    made = result['provenance']
+    assert made['command'].startswith(f'icportrait sweep {work} && icportrait compare') and made['seeds'] == dict(seed=[0, 1, 2])
+    assert made['hardware'] == bench.hardware() and made['commit'] and made['date'] and made['parameters']['kind'] == ['a', 'b']
+    assert {k: (o['runs'], set(o['total'])) for k, o in result['figures']['groups'].items()} == dict.fromkeys('ab', (3, {'mean', 'low', 'high'}))
 
 
 @posix
@@ -452,7 +482,7 @@ def test_job_at_its_time_limit(experiment, tmp_path):
     job = executor.submit(run_sweep, str(tmp_path/'one.yaml'), str(root))
     until(lambda: list(root.rglob('alive')))
     os.kill(read_status(list(root.rglob('alive'))[0].parent)['pid'], signal.SIGUSR2)      # what Slurm does before the time limit
-    with pytest.raises(Exception): job.result()
+    with pytest.raises(submitit.core.utils.UncompletedJobError): job.result()
     assert [s for s, _ in table(tmp_path/'one.yaml', root).values()] == ['interrupted'] and list(root.rglob('saved'))
     executor.submit(run_sweep, str(tmp_path/'one.yaml'), str(root)).result()
     assert [s for s, _ in table(tmp_path/'one.yaml', root).values()] == ['done'] and list_runs(root)[0]['attempt'] == 2
@@ -475,14 +505,15 @@ def test_ray_gives_the_same(work, tmp_path, ray):
 
 
 @posix
-def test_ray_worker_killed(work, tmp_path, ray):
+def test_ray_worker_killed(work, tmp_path, ray, rng):
     "The run is interrupted, not failed and not done; its notebook ends; the next start continues it."
     root, killed = tmp_path/'outputs', []
     def watch(plan, run, state, error, status):
         if state == 'running' and status and status.get('cell') and not killed:
-            killed.append(run.id)
-            time.sleep(random.uniform(0, 1))
-            os.kill(status['pid'], signal.SIGKILL)
+            time.sleep(rng.uniform(0, 1))
+            with suppress(ProcessLookupError):            # it has ended meanwhile: another one then
+                os.kill(status['pid'], signal.SIGKILL)
+                killed.append(run.id)
     slow = make_sweep(experiment=str(tmp_path/'work.ipynb'), fixed=dict(pause=.5), seeds=2)
     ends = run_sweep(slow, root, on='ray', workers=2, watch=watch)
     assert killed and ends[killed[0]] == ('interrupted', 'its worker died') and sorted(s for s, _ in ends.values()) == ['done', 'interrupted']
@@ -491,13 +522,13 @@ def test_ray_worker_killed(work, tmp_path, ray):
 
 
 @posix
-def test_ray_cluster_killed(work, tmp_path, ray):
+def test_ray_cluster_killed(work, tmp_path, ray, rng):
     "Everything of Ray is killed at once; the command ends, no notebook is left, and an inline sweep finishes the work."
     root = tmp_path/'outputs'
     (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
     p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
     until(lambda: kernels(root))
-    time.sleep(random.uniform(0, 3))
+    time.sleep(rng.uniform(0, 3))
     for o in psutil.Process(p.pid).children(recursive=True):
         if 'ipykernel' not in ' '.join(o.cmdline()): o.kill()
     p.communicate(timeout=400)                            # Ray itself takes a minute to believe it
@@ -533,13 +564,13 @@ def test_ray_ctrl_c(experiment, tmp_path, ray, times):
 
 
 @posix
-def test_ray_runner_killed(work, tmp_path, ray):
+def test_ray_runner_killed(work, tmp_path, ray, rng):
     "Ray and the notebooks end with the command that started them, even when it is killed."
     root = tmp_path/'outputs'
     (tmp_path/'slow.yaml').write_text('experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n')
     p = start(tmp_path/'slow.yaml', root, '--on', 'ray', '--workers', '2')
     until(lambda: kernels(root))
-    time.sleep(random.uniform(0, 3))
+    time.sleep(rng.uniform(0, 3))
     processes = psutil.Process(p.pid).children(recursive=True)
     p.kill(); p.wait()
     until(lambda: not kernels(root), 20)
