@@ -253,6 +253,9 @@ def _whole_folder(folder:str|Path):
         for x in (tmp, old): shutil.rmtree(x, ignore_errors=True)
 
 # %% ../nbs/04_base.ipynb #ac84bea7
+def _without_path(config:str)->str: # JSON, without the folder that a part was loaded from: it means nothing elsewhere
+    return json.dumps({k: v for k,v in json.loads(config).items() if k!='_name_or_path'}, indent=2)+'\n'
+
 def save_base(base:Base,
               folder:str|Path,            # written whole, replaced if it exists
               card:dict=None,             # data, steps, seeds, figures, licence
@@ -268,6 +271,7 @@ def save_base(base:Base,
                 obj = deepcopy(obj)
                 for t in (*obj.parameters(), *obj.buffers()): t.data = t.data.to(dtype) if t.is_floating_point() else t.data
             if obj is not None: obj.save_pretrained(tmp/part)
+        for config in tmp.glob('*/config.json'): config.write_text(_without_path(config.read_text()))
         for name, content in (('base', info), ('card', card or {})): (tmp/f'{name}.json').write_text(json.dumps(content, indent=1)+'\n')
 
 # %% ../nbs/04_base.ipynb #d72a831f
