@@ -376,6 +376,7 @@ class Recorder:
 def _beat(self:Recorder):
     "Write a heartbeat until told to stop; a disk that is full for a while is no reason to end."
     last = -math.inf
+    self.peak = max(self.peak, _memory_mb(os.getpid()))   # a run may be over within a second
     while not self.stop.wait(1):
         self.peak = max(self.peak, _memory_mb(os.getpid()))
         if self.memory_gb and self.kernel and _memory_mb(self.kernel)>self.memory_gb*1024:
