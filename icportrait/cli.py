@@ -333,7 +333,7 @@ Prompt = Annotated[str, typer.Option(help="Text, where the base reads it.")]
 Negative = Annotated[str, typer.Option(help="Text of what to move away from, with --guidance above 1.")]
 Guidance = Annotated[float, typer.Option(min=0, max=100, help="Above 1: further away from what the base makes without the two pictures.")]
 Seed = Annotated[int, typer.Option(help="Of mask and noise.")]
-Steps = Annotated[int|None, typer.Option(min=1, max=1000, help="Denoising steps; by default 2 on the small base, which gains nothing from more, and 15 on others.")]
+Steps = Annotated[int|None, typer.Option(min=1, max=1000, help="Denoising steps; by default 2 on the small base and 15 on others.")]
 Mask = Annotated[float, typer.Option(min=0, max=.99, help="Share of the lighting image that is masked out.")]
 
 def _generator(seed:int):
