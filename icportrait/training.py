@@ -9,6 +9,7 @@ __all__ = ['LATENTS', 'TrainingError', 'learning_rate', 'EMA', 'write_checkpoint
            'checkpoint_activations']
 
 # %% ../nbs/09_training.ipynb #6706c1e1
+import atexit
 import hashlib
 import json
 import math
@@ -221,6 +222,16 @@ def _accelerating(accelerator, folder:Path|None):
         for t in acc.trackers: t.finish()
         if fresh and acc.num_processes == 1: AcceleratorState._reset_state(reset_partial_state=True)
 
+def _end_together(accelerator)->None:
+    "Wait until every process has got here; each leaves the group before it ends, since one that is torn out of it may abort."
+    if accelerator.num_processes == 1: return
+    accelerator.wait_for_everyone()
+    atexit.unregister(_leave_group); atexit.register(_leave_group)
+
+def _leave_group()->None:
+    from torch import distributed
+    if distributed.is_available() and distributed.is_initialized(): distributed.destroy_process_group()
+
 def _reduce_gradients(accelerator, parameters:list[nn.Parameter])->None:
     "Average the gradients over processes; nothing to do for one."
     if accelerator.num_processes == 1: return
@@ -343,6 +354,7 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
                 if validate and lead and not interrupted and due(validate_every): _validate(validate, run.step, run.ema, history, acc, folder)
                 if folder and lead and due(checkpoint_every): run.save()
                 if interrupted: raise KeyboardInterrupt(f'stopped after step {run.step}' + (f'; call again to go on from {folder}' if folder else ''))
+        _end_together(acc)
     return TrainResult(history.train, time.perf_counter() - begin, run.step, history.validation, run.ema)
 
 # %% ../nbs/09_training.ipynb #b5f10002

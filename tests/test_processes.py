@@ -30,7 +30,7 @@ def start(tmp_path, name, processes, shares):
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1')
     launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
     done = subprocess.run([sys.executable, *launch, str(script), str(folder), str(shares)], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[:4000] + "\n…\n" + done.stderr[-2000:]
     return folder, [json.loads(p.read_text()) for p in sorted(folder.glob('rank-*.json'))]
 
 @pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason='needs gloo')
