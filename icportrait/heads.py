@@ -9,11 +9,13 @@ from functools import lru_cache
 import numpy as np
 
 # %% auto #0
-__all__ = ['EYE', 'EYE_RADIUS', 'HAIR_STYLES', 'PARTS', 'PART', 'SHAPES', 'HAIR_COLOURS', 'IRIS_COLOURS', 'FIELDS', 'LIGHT_SKIN',
-           'DARK_SKIN', 'ellipsoid', 'capsule', 'smooth_union', 'smooth_cut', 'head_distance', 'hair_distance', 'Mesh',
-           'march', 'head_template', 'hair_template', 'vertex_normals', 'HeadParams', 'bend', 'wave_noise', 'blob',
-           'step_up', 'beard_area', 'skin_tone', 'paint', 'clothes_area', 'head_mesh', 'hair_mesh', 'eye_mesh',
-           'glasses_mesh', 'Head', 'mannequin']
+__all__ = ['EYE', 'EYE_RADIUS', 'HAIR_STYLES', 'BEARD_STYLES', 'GLASSES', 'GARMENTS', 'HATS', 'EARRINGS', 'PARTS', 'PART',
+           'SHAPES', 'CHOICES', 'HAIR_COLOURS', 'DYES', 'IRIS_COLOURS', 'BUILD', 'WEIGHT', 'AGE', 'FIELDS', 'MOVES',
+           'NEUTRAL', 'LIGHT_SKIN', 'DARK_SKIN', 'FOLDS', 'ellipsoid', 'capsule', 'smooth_union', 'smooth_cut',
+           'head_distance', 'Mesh', 'march', 'vertex_normals', 'refine', 'onto_surface', 'head_template', 'HeadParams',
+           'Expression', 'bend', 'wave_noise', 'blob', 'step_up', 'ridge', 'folds', 'skin_tone', 'paint',
+           'clothes_area', 'clothes_colour', 'head_meshes', 'eye_mesh', 'glasses_mesh', 'earrings_mesh', 'hat_rim',
+           'hat_distance', 'hat_mesh', 'Head', 'mannequin']
 
 # %% ../nbs/01_heads.ipynb #0453f6c0
 def ellipsoid(
@@ -60,97 +62,107 @@ def smooth_cut(
     return -smooth_union(-a, b, k)
 
 # %% ../nbs/01_heads.ipynb #9ad3f157
-EYE = (0.30, 0.08, 0.665)  # centre of the viewer's right eyeball on the template
-EYE_RADIUS = 0.165
+EYE = (0.315, 0.08, 0.655)  # centre of the viewer's right eyeball on the template
+EYE_RADIUS = 0.150
 
 
 def _skull(p: np.ndarray) -> np.ndarray:
-    d = ellipsoid(p, (0, 0.36, -0.13), (0.80, 0.86, 0.96))
-    d = smooth_union(d, ellipsoid(p, (0, -0.28, 0.20), (0.60, 0.82, 0.60)), 0.25)
-    d = smooth_union(d, ellipsoid(p, (0.36, -0.70, 0.16), (0.26, 0.24, 0.40)), 0.22)
-    d = smooth_union(d, ellipsoid(p, (0, -0.98, 0.52), (0.20, 0.16, 0.20)), 0.20)
-    d = smooth_union(d, ellipsoid(p, (0.44, -0.14, 0.46), (0.22, 0.20, 0.24)), 0.18)
-    d = smooth_union(d, ellipsoid(p, (0, -0.56, 0.56), (0.32, 0.28, 0.26)), 0.15)
-    return smooth_union(d, ellipsoid(p, (0.26, 0.30, 0.72), (0.26, 0.08, 0.12)), 0.12)
+    d = ellipsoid(p, (0, 0.36, -0.13), (0.79, 0.86, 0.95))
+    d = smooth_union(d, ellipsoid(p, (0, -0.16, 0.20), (0.575, 0.78, 0.62)), 0.22)  # face
+    d = smooth_union(d, capsule(p, (0.47, -0.36, 0.00), (0.425, -0.66, 0.10), 0.120, 0.115), 0.16)  # ramus of the jaw
+    d = smooth_union(d, capsule(p, (0.425, -0.66, 0.10), (0.10, -0.985, 0.60), 0.115, 0.110), 0.15)  # its body
+    d = smooth_union(d, ellipsoid(p, (0, -0.985, 0.60), (0.17, 0.135, 0.155)), 0.12)  # chin
+    d = smooth_union(d, ellipsoid(p, (0.40, -0.14, 0.52), (0.22, 0.15, 0.19)), 0.16)  # cheekbone
+    d = smooth_union(d, ellipsoid(p, (0, -0.57, 0.57), (0.30, 0.27, 0.265)), 0.14)  # around the mouth
+    d = smooth_union(d, ellipsoid(p, (0.39, -0.41, 0.37), (0.205, 0.29, 0.25)), 0.16)  # cheek
+    d = smooth_cut(d, ellipsoid(p, (0.80, 0.16, 0.52), (0.16, 0.26, 0.20)), 0.16)  # temple
+    return smooth_union(d, capsule(p, (0.10, 0.27, 0.76), (0.46, 0.29, 0.60), 0.085, 0.06), 0.13)  # ridge of the brow
+
+
+def _fissure(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    "Below 0 between the lids: an almond, a little higher outwards."
+    u = (x - EYE[0]) / 0.150
+    arch = np.clip(1 - u * u, -1, 1)
+    tilt = EYE[1] + 0.016 * u
+    return np.maximum(y - tilt - 0.055 * arch * (1 - 0.18 * u), tilt - 0.044 * arch * (1 + 0.22 * u) - y)
 
 
 def _eye_region(p: np.ndarray, d: np.ndarray) -> np.ndarray:
-    d = smooth_cut(d, ellipsoid(p, (0.30, 0.06, 0.93), (0.21, 0.13, 0.17)), 0.14)
-    d = smooth_union(d, ellipsoid(p, EYE, (EYE_RADIUS + 0.035,) * 3), 0.03)  # lids
-    d = smooth_cut(d, ellipsoid(p, (EYE[0], EYE[1] - 0.005, 0.84), (0.138, 0.068, 0.16)), 0.015)
-    return np.maximum(d, -ellipsoid(p, EYE, (EYE_RADIUS - 0.01,) * 3))
+    x, y, z = p.T
+    d = smooth_cut(d, ellipsoid(p, (0.30, 0.05, 0.95), (0.22, 0.13, 0.20)), 0.15)  # socket
+    d = smooth_cut(d, ellipsoid(p, (0.15, 0.06, 0.90), (0.06, 0.12, 0.12)), 0.10)  # beside the nose
+    d = smooth_union(d, ellipsoid(p, EYE, (EYE_RADIUS + 0.030,) * 3), 0.035)  # lids
+    crease = np.abs(y - (EYE[1] + 0.105 - 2.2 * (x - EYE[0]) ** 2)) + 0.6 * np.clip(np.abs(x - EYE[0]) - 0.13, 0, 1)
+    d = d + 0.012 * np.exp(-((crease / 0.012) ** 2)) * (z > 0.55) * (np.abs(x - EYE[0]) < 0.2)
+    d = smooth_cut(d, np.maximum(0.8 * _fissure(x, y), 0.62 - z), 0.012)
+    return np.maximum(d, -ellipsoid(p, EYE, (EYE_RADIUS - 0.008,) * 3))
+
+# %% ../nbs/01_heads.ipynb #9ad3f158
+def _nose(p: np.ndarray, d: np.ndarray) -> np.ndarray:
+    d = smooth_union(d, capsule(p, (0, 0.22, 0.775), (0, -0.18, 0.985), 0.055, 0.075), 0.11)  # bridge
+    d = smooth_union(d, ellipsoid(p, (0, -0.245, 1.005), (0.098, 0.085, 0.105)), 0.07)  # tip
+    d = smooth_union(d, ellipsoid(p, (0.108, -0.275, 0.900), (0.062, 0.068, 0.098)), 0.04)  # wing
+    d = smooth_union(d, capsule(p, (0, -0.30, 0.99), (0, -0.355, 0.87), 0.030, 0.035), 0.03)  # columella
+    groove = np.hypot(p[:, 0] - 0.155, np.clip(np.abs(p[:, 1] + 0.27) - 0.06, 0, 1))
+    d = d + 0.012 * np.exp(-((groove / 0.022) ** 2)) * (p[:, 2] > 0.65)
+    return smooth_cut(d, ellipsoid(p, (0.056, -0.358, 0.955), (0.028, 0.030, 0.052)), 0.015)  # nostril
 
 
-def _nose_mouth(p: np.ndarray, d: np.ndarray) -> np.ndarray:
-    d = smooth_union(d, capsule(p, (0, 0.20, 0.80), (0, -0.20, 1.00), 0.060, 0.085), 0.10)
-    d = smooth_union(d, ellipsoid(p, (0, -0.24, 1.02), (0.105, 0.095, 0.11)), 0.06)
-    d = smooth_union(d, ellipsoid(p, (0.105, -0.28, 0.92), (0.070, 0.065, 0.10)), 0.04)
-    d = smooth_cut(d, ellipsoid(p, (0.055, -0.36, 0.96), (0.032, 0.035, 0.05)), 0.02)
-    d = smooth_cut(d, capsule(p, (0, -0.38, 0.92), (0, -0.47, 0.92), 0.022, 0.026), 0.04)
-    d = smooth_union(d, ellipsoid(p, (0.075, -0.545, 0.815), (0.145, 0.048, 0.075)), 0.035)
-    d = smooth_union(d, ellipsoid(p, (0, -0.645, 0.800), (0.165, 0.058, 0.085)), 0.035)
-    d = smooth_cut(d, ellipsoid(p, (0, -0.592, 0.90), (0.225, 0.010, 0.075)), 0.022)
-    return smooth_cut(d, ellipsoid(p, (0, -0.76, 0.86), (0.20, 0.04, 0.08)), 0.08)
+def _mouth(p: np.ndarray, d: np.ndarray) -> np.ndarray:
+    x, y, z = p.T
+    d = smooth_cut(d, capsule(p, (0, -0.385, 0.93), (0, -0.475, 0.935), 0.020, 0.030), 0.05)  # philtrum
+    d = smooth_union(d, capsule(p, (0.045, -0.540, 0.860), (0.200, -0.585, 0.765), 0.048, 0.022), 0.035)  # upper lip
+    d = smooth_union(d, capsule(p, (0, -0.652, 0.838), (0.175, -0.612, 0.770), 0.062, 0.028), 0.035)  # lower lip
+    line = -0.592 - 0.012 * np.exp(-((x / 0.05) ** 2)) + 0.014 * np.exp(-(((x - 0.085) / 0.05) ** 2))
+    d = d + 0.030 * np.exp(-(((y - line) / 0.014) ** 2)) * np.clip((0.25 - x) / 0.05, 0, 1) * (z > 0.6)
+    d = smooth_cut(d, ellipsoid(p, (0.262, -0.60, 0.83), (0.030, 0.040, 0.09)), 0.06)  # corner
+    return smooth_cut(d, ellipsoid(p, (0, -0.775, 0.865), (0.19, 0.045, 0.085)), 0.09)  # above the chin
 
 
-def _ears_body(p: np.ndarray, d: np.ndarray) -> np.ndarray:
-    q = p.copy()
-    q[:, 2] += 0.25 * (p[:, 1] - 0.0)  # ears lean backwards
-    ear = ellipsoid(q, (0.83, 0.02, -0.10), (0.075, 0.25, 0.155))
-    ear = smooth_cut(ear, ellipsoid(q, (0.905, 0.02, -0.075), (0.055, 0.155, 0.085)), 0.03)
-    d = smooth_union(d, ear, 0.04)
-    d = smooth_union(d, capsule(p, (0, -0.70, -0.20), (0, -1.75, -0.32), 0.40, 0.45), 0.12)
-    d = smooth_union(d, capsule(p, (0, -1.95, -0.32), (1.25, -2.12, -0.36), 0.46, 0.36), 0.25)
-    return smooth_union(d, ellipsoid(p, (0, -2.5, -0.2), (1.15, 0.85, 0.55)), 0.2)
+def _ear(p: np.ndarray) -> np.ndarray:
+    q = p + np.c_[0.085 + 0.38 * (p[:, 2] + 0.06), 0 * p[:, 0], 0.25 * p[:, 1]]  # leans back, stands off
+    x, y, z = q.T
+    d = ellipsoid(q, (0.830, 0.02, -0.10), (0.050, 0.24, 0.145))
+    e = np.sqrt(((y - 0.02) / 0.235) ** 2 + ((z + 0.10) / 0.150) ** 2)
+    front = np.clip((z + 0.02) / 0.08, 0, 1) * np.clip(1 - (y - 0.02) / 0.2, 0, 1)  # no rim before the canal
+    rim = np.sqrt(((e - 0.93) * 0.16) ** 2 + (x - 0.865) ** 2) - 0.030 + 0.05 * front
+    d = smooth_union(d, rim, 0.02)
+    e2 = np.sqrt(((y - 0.03) / 0.15) ** 2 + ((z + 0.075) / 0.085) ** 2)
+    anti = np.sqrt(((e2 - 1) * 0.10) ** 2 + (x - 0.855) ** 2) - 0.020 + 0.06 * np.clip((z + 0.06) / 0.06, 0, 1)
+    d = smooth_union(d, anti, 0.025)
+    d = smooth_union(d, ellipsoid(q, (0.850, -0.215, -0.055), (0.036, 0.062, 0.065)), 0.03)  # lobe
+    d = smooth_cut(d, ellipsoid(q, (0.895, -0.02, -0.055), (0.060, 0.075, 0.055)), 0.025)  # concha
+    return smooth_union(d, ellipsoid(q, (0.835, -0.02, 0.025), (0.035, 0.045, 0.030)), 0.025)  # tragus
+
+# %% ../nbs/01_heads.ipynb #9ad3f159
+def _body(p: np.ndarray, d: np.ndarray) -> np.ndarray:
+    x, y, z = p.T
+    neck = capsule(p, (0, -0.62, -0.22), (0, -1.75, -0.30), 0.405, 0.44)
+    neck = smooth_union(neck, capsule(p, (0.50, -0.42, -0.22), (0.10, -1.66, 0.12), 0.09, 0.085), 0.12)  # muscle from ear to breastbone
+    neck = smooth_union(neck, ellipsoid(p, (0, -1.22, 0.165), (0.075, 0.11, 0.075)), 0.10)  # larynx
+    neck = smooth_union(neck, capsule(p, (0.22, -1.08, -0.44), (1.02, -1.92, -0.40), 0.16, 0.22), 0.22)  # trapezius
+    d = smooth_union(d, neck, 0.10)
+    d = smooth_union(d, capsule(p, (0, -2.02, -0.26), (1.28, -2.08, -0.36), 0.42, 0.36), 0.22)
+    d = smooth_union(d, capsule(p, (0.12, -1.70, 0.12), (0.95, -1.72, -0.10), 0.05, 0.05), 0.10)  # collar bone
+    return smooth_union(d, ellipsoid(p, (0, -2.55, -0.18), (1.15, 0.85, 0.56)), 0.2)
 
 
 def head_distance(
     p: np.ndarray,  # [N,3] points of template space
-) -> np.ndarray:  # [N] signed distance
+) -> np.ndarray:  # [N] signed distance, exact on the surface only
     "Signed distance to the template head with neck and shoulders."
     p = np.float32(p).copy()
     p[:, 0] = np.abs(p[:, 0])
-    return _ears_body(p, _nose_mouth(p, _eye_region(p, _skull(p))))
+    d = _mouth(p, _nose(p, _eye_region(p, _skull(p))))
+    return _body(p, smooth_union(d, _ear(p), 0.035))
 
 # %% ../nbs/01_heads.ipynb #05feebdd
-HAIR_STYLES = ("bald", "buzz", "short", "quiff", "bob", "long", "bun", "afro")
-
-
-def _scalp(p: np.ndarray, grow: float) -> np.ndarray:
-    return ellipsoid(p, (0, 0.38, -0.14), (0.81 + grow, 0.87 + grow, 0.97 + grow))
-
-
-def _hairline(p: np.ndarray, front: float, side: float, back: float) -> np.ndarray:
-    "Positive below the hairline, which runs from the forehead over the ears to the nape."
-    x, y, z = p.T
-    s = 1 / (1 + np.exp(-(z - 0.30) / 0.10))  # 0 at the sides, 1 at the front
-    b = 1 / (1 + np.exp((z + 0.30) / 0.09))  # 1 at the back
-    level = front * s + (1 - s) * (side * (1 - b) + back * b) - 0.25 * np.clip(np.abs(x) - 0.35, 0, 1) * s
-    return level - y
-
-
-def hair_distance(
-    p: np.ndarray,  # [N,3] points of template space
-    style: str,  # one of `HAIR_STYLES`, neither bald nor buzz
-) -> np.ndarray:  # [N] signed distance
-    "Signed distance to the hair of a style."
-    p = np.float32(p).copy()
-    p[:, 0] = np.abs(p[:, 0])
-    face = ellipsoid(p, (0, -0.25, 0.75), (0.66, 1.02, 0.62))
-    if style == "afro":
-        d = ellipsoid(p, (0, 0.48, -0.25), (1.10, 1.02, 1.08))
-        return smooth_cut(np.maximum(d, _hairline(p, 0.74, -0.1, -0.55)), ellipsoid(p, (0, -0.2, 0.85), (0.70, 0.93, 0.7)), 0.06)
-    d = np.maximum(_scalp(p, 0.085), _hairline(p, 0.80, 0.12, -0.52))
-    if style == "quiff":
-        d = smooth_union(d, ellipsoid(p, (0, 1.08, 0.42), (0.52, 0.24, 0.42)), 0.15)
-    if style == "bun":
-        d = smooth_union(d, ellipsoid(p, (0, 1.02, -0.86), (0.32, 0.32, 0.32)), 0.06)
-    if style in ("bob", "long"):
-        low, rz = (-0.75, 0.62) if style == "bob" else (-1.75, 0.55)
-        sides = ellipsoid(p, (0, 0.05, -0.25), (0.99, 1.16, 0.86)) if style == "bob" else capsule(p, (0.35, 0.2, -0.30), (0.52, -1.6, -0.34), rz, 0.42)
-        d = smooth_union(d, np.maximum(smooth_cut(sides, face, 0.08), low - p[:, 1]), 0.10)
-        d = smooth_cut(d, ellipsoid(p, (0, -0.35, 0.80), (0.67, 1.12, 0.72)), 0.05)
-    return d
+HAIR_STYLES = ("bald", "receding", "buzz", "short", "side_part", "quiff", "curly", "afro", "bob", "long", "wavy", "ponytail", "bun")
+BEARD_STYLES = ("none", "stubble", "moustache", "goatee", "short", "full")
+GLASSES = ("none", "round", "square", "wide")
+GARMENTS = ("crew", "v_neck", "scoop", "turtleneck", "shirt")
+HATS = ("none", "beanie", "headband")
+EARRINGS = ("none", "stud", "hoop")
 
 # %% ../nbs/01_heads.ipynb #6b58a7d0
 @dataclass(frozen=True)
@@ -167,41 +179,33 @@ class Mesh:
     clearcoat: float = 0.0
 
 
-PARTS = ("background", "skin", "lips", "brows", "beard", "eyes", "hair", "clothes", "glasses")
+PARTS = ("background", "skin", "lips", "brows", "beard", "eyes", "hair", "clothes", "glasses", "hat", "jewellery")
 PART = {name: i for i, name in enumerate(PARTS)}
 
-
+# %% ../nbs/01_heads.ipynb #6b58a7d1
 def march(
     distance,  # function of [N,3] points
     low: tuple,  # corner of the box
     high: tuple,  # opposite corner
     step: float,  # edge of a voxel
+    stride: int = 4,  # voxels a side of the blocks that are looked at first
 ) -> tuple[np.ndarray, np.ndarray]:  # vertices [V,3] float32, faces [F,3] int32
     "The zero surface of a distance field as triangles."
     from skimage.measure import marching_cubes
 
-    axes = [np.arange(a, b + step, step, dtype=np.float32) for a, b in zip(low, high)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    field = np.concatenate([distance(slab.reshape(-1, 3)) for slab in grid]).reshape(grid.shape[:3])
+    n = [int(np.ceil((b - a) / step / stride)) * stride for a, b in zip(low, high)]
+    axes = [np.float32(a) + np.float32(step) * np.arange(k + 1, dtype=np.float32) for a, k in zip(low, n)]
+    at = lambda *xyz: distance(np.stack(np.meshgrid(*xyz, indexing="ij"), -1).reshape(-1, 3)).reshape([len(x) for x in xyz])
+    middle = at(*(x[:-1].reshape(-1, stride).mean(1) + step / 2 for x in axes))
+    near = np.abs(middle) < 1.6 * stride * step  # of a block's centre to its corners it is 0.9 strides
+    field = np.pad(middle.repeat(stride, 0).repeat(stride, 1).repeat(stride, 2), ((0, 1),) * 3, "edge")
+    fine = np.zeros(field.shape, bool)
+    for corner in np.ndindex(2, 2, 2):  # blocks share their faces
+        block = near.repeat(stride, 0).repeat(stride, 1).repeat(stride, 2)
+        fine[tuple(slice(c, c + k) for c, k in zip(corner, block.shape))] |= block
+    field[fine] = distance(np.stack([x[i] for x, i in zip(axes, np.nonzero(fine))], -1))
     v, f, _, _ = marching_cubes(field, 0.0, spacing=(step,) * 3)
     return (v + np.float32(low)).astype(np.float32), f.astype(np.int32)
-
-
-@lru_cache(maxsize=None)
-def head_template(
-    step: float = 0.026,  # edge of a voxel; smaller is finer and slower
-) -> tuple[np.ndarray, np.ndarray]:  # vertices, faces
-    "The template head as a mesh."
-    return march(head_distance, (-1.75, -2.45, -1.25), (1.75, 1.35, 1.25), step)
-
-
-@lru_cache(maxsize=None)
-def hair_template(
-    style: str,  # one of `HAIR_STYLES` that has a volume
-    step: float = 0.032,  # edge of a voxel
-) -> tuple[np.ndarray, np.ndarray]:  # vertices, faces
-    "A hair style on the template as a mesh."
-    return march(lambda p: hair_distance(p, style), (-1.3, -1.9, -1.5), (1.3, 1.7, 1.2), step)
 
 
 def vertex_normals(
@@ -213,41 +217,109 @@ def vertex_normals(
     out = np.stack([np.bincount(f.ravel(), np.repeat(n[:, i], 3), len(v)) for i in range(3)], -1)
     return (out / (np.linalg.norm(out, axis=-1, keepdims=True) + 1e-12)).astype(np.float32)
 
+# %% ../nbs/01_heads.ipynb #6b58a7d2
+def _split_edges(v: np.ndarray, f: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Number of each triangle's edges [F,3], and the vertex in the middle of each, -1 where it stays whole."
+    e = np.sort(np.stack([f[:, [0, 1]], f[:, [1, 2]], f[:, [2, 0]]], 1), -1)
+    keys, number = np.unique(e[..., 0].astype(np.int64) * len(v) + e[..., 1], return_inverse=True)
+    number, split = number.reshape(-1, 3), np.zeros(len(keys), bool)
+    split[number[where[f].all(1)]] = True
+    while (more := split[number].sum(1) == 2).any():  # whole or halved, nothing between
+        split[number[more]] = True
+    middle = np.full(len(keys), -1)
+    middle[split] = len(v) + np.arange(split.sum())
+    return np.concatenate([v, (v[keys[split] // len(v)] + v[keys[split] % len(v)]) / 2]), middle[number]
+
+
+def refine(
+    v: np.ndarray,  # [V,3] vertices
+    f: np.ndarray,  # [F,3] faces
+    where: np.ndarray,  # [V] bool
+) -> tuple[np.ndarray, np.ndarray]:  # vertices, faces
+    "Split the triangles of a region into four, and halve those beside it, so that no gap opens."
+    v, m = _split_edges(v, f, where)
+    n = (m >= 0).sum(1)
+    (a, b, c), (ab, bc, ca) = f[n == 3].T, m[n == 3].T
+    out = [f[n == 0]] + [np.stack(t, 1) for t in ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))]
+    for k in range(3):
+        half = (n == 1) & (m[:, k] >= 0)
+        a, b, c = (f[half, (k + j) % 3] for j in range(3))
+        out += [np.stack((a, m[half, k], c), 1), np.stack((m[half, k], b, c), 1)]
+    return v.astype(np.float32), np.concatenate(out).astype(np.int32)
+
+
+def onto_surface(
+    distance,  # function of [N,3] points
+    v: np.ndarray,  # [V,3] points near the surface
+    steps: int = 2,
+) -> np.ndarray:  # [V,3] points on it
+    "Newton's method along the gradient of a distance field."
+    e = np.float32(2e-3)
+    for _ in range(steps):
+        g = np.stack([distance(v + e * a) - distance(v - e * a) for a in np.eye(3, dtype=np.float32)], -1) / (2 * e)
+        v = v - np.clip(distance(v) / np.maximum((g * g).sum(-1), 0.25), -0.02, 0.02)[:, None] * g
+    return v.astype(np.float32)
+
+# %% ../nbs/01_heads.ipynb #6b58a7d3
+@lru_cache(maxsize=None)
+def head_template(
+    step: float = 0.026,  # edge of a voxel; smaller is finer and slower
+) -> tuple[np.ndarray, np.ndarray]:  # vertices, faces
+    "The template head as a mesh; face, ears and neckline are twice as fine."
+    v, f = march(head_distance, (-1.75, -2.2, -1.25), (1.75, 1.35, 1.25), step)
+    x, y, z = np.abs(v[:, 0]), v[:, 1], v[:, 2]
+    face = (z > 0.40) & (x < 0.62) & (y > -1.12) & (y < 0.48)
+    ear = (x > 0.66) & (np.abs(y) < 0.36) & (np.abs(z + 0.1) < 0.3)
+    collar = (y > -1.68) & (y < -1.02)
+    v, f = refine(v, f, face | ear | collar)
+    return onto_surface(head_distance, v), f
+
 # %% ../nbs/01_heads.ipynb #7cfdbb44
-SHAPES = ("head_width", "head_height", "head_depth", "forehead", "brow_ridge", "cheekbones", "cheeks", "jaw_width", "chin_length",
-          "chin_forward", "chin_width", "eye_spacing", "eye_height", "eye_size", "nose_length", "nose_width", "nose_forward",
-          "nose_bridge", "nose_tip", "mouth_width", "mouth_height", "lip_fullness", "ear_size", "ear_out", "neck_width", "asymmetry")
+SHAPES = ("head_width", "head_height", "head_depth", "forehead", "brow_ridge", "brow_height", "temples", "cheekbones", "cheeks", "jaw_width",
+          "jaw_drop", "chin_length", "chin_forward", "chin_width", "eye_spacing", "eye_height", "eye_size", "eye_open", "eye_tilt", "lid_fold",
+          "nose_length", "nose_width", "nose_forward", "nose_bridge", "nose_hump", "nose_tip", "nostrils", "mouth_width", "mouth_height",
+          "mouth_corners", "lip_fullness", "ear_size", "ear_out", "neck_width", "fullness", "asymmetry")
+CHOICES = dict(style=HAIR_STYLES, beard_style=BEARD_STYLES, glasses=GLASSES, garment=GARMENTS, hat=HATS, earrings=EARRINGS)
 
 
 @dataclass(frozen=True)
 class HeadParams:
-    "Who somebody is: everything about a head that does not change with view or light."
+    "Who somebody is: everything about a head that does not change with expression, view or light."
     seed: int = 0  # drives freckles, strands and other detail
     shape: tuple = (0.0,) * len(SHAPES)  # one value per name in SHAPES, about [-2,2]
+    age: float = 0.3  # [0,1] folds, bags, grooves
     skin: float = 0.35  # 0 lightest, 1 darkest
     redness: float = 0.5  # [0,1] warmth of the skin
     freckles: float = 0.0  # [0,1]
+    moles: float = 0.0  # [0,1] how many
     lips: float = 0.5  # [0,1] strength of the lip colour
     style: str = "short"  # one of HAIR_STYLES
     hair: tuple = (0.08, 0.045, 0.025)  # linear RGB in [0,1]
-    parting: float = 0.0  # [-1,1] slant of the fringe
+    grey: float = 0.0  # [0,1] share of grey hairs
+    parting: float = 0.0  # [-1,1] side of the parting
+    hair_length: float = 0.0  # [-1,1] within the style
     brows: float = 0.6  # [0,1] strength
-    beard: float = 0.0  # 0 none, 0.5 stubble, 1 full
+    beard_style: str = "none"  # one of BEARD_STYLES
     iris: tuple = (0.10, 0.06, 0.03)  # linear RGB
-    glasses: bool = False
+    glasses: str = "none"  # one of GLASSES
+    garment: str = "crew"  # one of GARMENTS
     clothes: tuple = (0.10, 0.16, 0.30)  # linear RGB
-    collar: float = 0.0  # [-1,1] height of the collar
+    pattern: float = 0.0  # [0,1] strength of the stripes
+    hat: str = "none"  # one of HATS
+    earrings: str = "none"  # one of EARRINGS
 
     def __post_init__(self):
-        if self.style not in HAIR_STYLES:
-            raise ValueError(f"hair style {self.style!r} is unknown; choose one of {', '.join(HAIR_STYLES)}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
         if len(self.shape) != len(SHAPES):
             raise ValueError(f"shape needs {len(SHAPES)} values, one per name in SHAPES, not {len(self.shape)}")
-        if max(map(abs, self.shape), default=0) > 3:
+        if not max(map(abs, self.shape), default=0) <= 3:
             raise ValueError("shape values lie within [-3,3]; beyond that heads turn inside out")
-        for name in ("skin", "redness", "freckles", "lips", "brows", "beard"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0,1], not {getattr(self, name)}")
+        for name in ("age", "skin", "redness", "freckles", "moles", "lips", "grey", "brows", "pattern", "parting", "hair_length"):
+            low = -1 if name in ("parting", "hair_length") else 0
+            if not low <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [{low},1], not {getattr(self, name)}")
 
     def with_shape(self, **named: float) -> "HeadParams":
         "The same person with some shape values replaced by name."
@@ -262,71 +334,161 @@ class HeadParams:
         return _draw(np.random.default_rng(np.random.SeedSequence([seed, 20250117])), seed)
 
 # %% ../nbs/01_heads.ipynb #2db656c9
-# linear RGB; from black over browns and reds to blond, grey and white, and a few dyes
-HAIR_COLOURS = ((0.012, 0.010, 0.009), (0.030, 0.018, 0.012), (0.075, 0.038, 0.018), (0.16, 0.085, 0.038), (0.34, 0.20, 0.085),
-                (0.55, 0.38, 0.17), (0.30, 0.075, 0.022), (0.42, 0.14, 0.035), (0.32, 0.31, 0.30), (0.62, 0.60, 0.57), (0.20, 0.05, 0.09), (0.05, 0.10, 0.24))
-IRIS_COLOURS = ((0.055, 0.028, 0.014), (0.13, 0.07, 0.025), (0.08, 0.13, 0.05), (0.06, 0.15, 0.28), (0.16, 0.20, 0.22))
+# linear RGB; from black over browns and reds to blond and white
+HAIR_COLOURS = ((0.012, 0.010, 0.009), (0.022, 0.014, 0.010), (0.042, 0.023, 0.013), (0.075, 0.038, 0.018), (0.12, 0.062, 0.028), (0.18, 0.105, 0.050),
+                (0.30, 0.19, 0.085), (0.44, 0.30, 0.14), (0.23, 0.062, 0.018), (0.33, 0.11, 0.030), (0.30, 0.29, 0.28), (0.58, 0.56, 0.53))
+DYES = ((0.22, 0.03, 0.08), (0.03, 0.08, 0.24), (0.40, 0.10, 0.25), (0.03, 0.16, 0.13))
+IRIS_COLOURS = ((0.030, 0.015, 0.008), (0.055, 0.028, 0.014), (0.13, 0.07, 0.025), (0.10, 0.12, 0.045), (0.06, 0.14, 0.25), (0.15, 0.18, 0.20))
+BUILD = dict(brow_ridge=0.8, jaw_width=0.7, jaw_drop=0.4, chin_width=0.6, neck_width=0.9, nose_forward=0.3, eye_open=-0.4, lip_fullness=-0.4, cheekbones=-0.2)
+WEIGHT = dict(fullness=0.9, cheeks=0.7, jaw_width=0.3, neck_width=0.6, cheekbones=-0.4, temples=-0.4)
+AGE = dict(jaw_drop=0.5, eye_open=-0.5, nose_length=0.35, ear_size=0.4, lip_fullness=-0.5, mouth_corners=-0.4)
+
+
+def _draw_looks(rng: np.random.Generator, build: float, age: float, skin: float) -> dict:
+    "Hair, beard and what people put on."
+    styles = np.float32([.3, .6, .9, 1.4, 1.2, 1.0, 1.0, .9, 1.0, 1.1, 1.0, .8, .8]) * np.exp(build * np.float32([.8, .9, .8, .6, .5, .6, .1, .0, -.8, -.8, -.8, -.8, -.6]))
+    styles[:2] *= 0.3 + 2.2 * age
+    known = HAIR_COLOURS[:4] if rng.random() < 1.2 * skin - 0.3 else HAIR_COLOURS  # most dark skins come with dark hair
+    colour = np.float32(DYES[rng.integers(len(DYES))] if rng.random() < 0.04 else known[rng.integers(len(known))]) * rng.uniform(0.8, 1.25)
+    bearded = rng.random() < 0.75 / (1 + np.exp(-2.5 * build))
+    hat = str(rng.choice(HATS, p=(0.88, 0.07, 0.05)))
+    return dict(style=str(rng.choice(HAIR_STYLES, p=styles / styles.sum())), hair=colour, grey=max(0.0, 1.6 * age - 0.75) * rng.uniform(0.4, 1),
+                parting=rng.uniform(-1, 1), hair_length=rng.uniform(-1, 1), brows=rng.uniform(0.3, 1), beard_style=str(rng.choice(BEARD_STYLES[1:])) if bearded else "none",
+                glasses=str(rng.choice(GLASSES, p=(0.78, 0.08, 0.08, 0.06))), hat=hat, earrings=str(rng.choice(EARRINGS, p=(0.78, 0.11, 0.11))))
 
 
 def _draw(rng: np.random.Generator, seed: int) -> HeadParams:
-    shape = np.clip(rng.normal(0, 0.75, len(SHAPES)), -2, 2)
-    grey = rng.random() < 0.5
-    hair = np.array(HAIR_COLOURS[rng.choice(len(HAIR_COLOURS), p=np.r_[np.full(10, 0.094), 0.03, 0.03])]) * rng.uniform(0.75, 1.3)
-    hue = rng.random(3)
-    clothes = (0.03 + 0.10 * rng.random()) * np.ones(3) if grey else 0.02 + 0.45 * hue ** 2.2
-    return HeadParams(
-        seed=int(seed), shape=tuple(float(x) for x in shape.round(4)), skin=round(float(rng.random()), 4), redness=round(float(rng.random()), 4),
-        freckles=round(float(max(0, rng.random() * 1.6 - 0.9)), 4), lips=round(float(rng.random()), 4),
-        style=str(rng.choice(HAIR_STYLES, p=(0.06, 0.10, 0.20, 0.13, 0.16, 0.15, 0.10, 0.10))), hair=tuple(float(x) for x in hair.clip(0, 1).round(4)),
-        parting=round(float(rng.uniform(-1, 1)), 4), brows=round(float(rng.uniform(0.35, 1)), 4), beard=round(float(rng.choice((0, 0.5, 1), p=(0.66, 0.16, 0.18))), 4),
-        iris=tuple(float(x) for x in IRIS_COLOURS[rng.integers(len(IRIS_COLOURS))]), glasses=bool(rng.random() < 0.22),
-        clothes=tuple(float(x) for x in clothes.round(4)), collar=round(float(rng.uniform(-1, 1)), 4))
+    "Shape, skin and clothes; then the rest."
+    build, weight, age = rng.normal(), rng.normal(), rng.random()
+    shape = dict(zip(SHAPES, rng.normal(0, 0.62, len(SHAPES))))
+    for axis, moves in ((build, BUILD), (weight, WEIGHT), (2 * age - 1, AGE)):
+        for name, by in moves.items():
+            shape[name] += 0.6 * by * axis
+    shape["asymmetry"] *= 0.5
+    clothes = np.float32(rng.uniform(0.015, 0.5) * np.ones(3) if rng.random() < 0.4 else 0.015 + 0.42 * rng.random(3) ** 2)
+    dark = rng.random()
+    iris = IRIS_COLOURS[rng.integers(3 if rng.random() < 1.3 * dark - 0.2 else len(IRIS_COLOURS))]
+    skin = dict(age=age, skin=dark, redness=rng.random(), freckles=max(0, rng.random() * 1.7 - 0.9), moles=max(0, rng.random() * 1.5 - 0.6), lips=rng.random() * (0.6 if build > 0 else 1),
+                iris=iris, garment=str(rng.choice(GARMENTS)), clothes=clothes, pattern=max(0, rng.random() * 2 - 1))
+    tidy = lambda x: x if isinstance(x, str) else tuple(round(float(c), 4) for c in np.clip(x, 0, 1)) if np.ndim(x) else round(float(np.clip(x, -1, 1)), 4)
+    looks = {k: tidy(x) for k, x in (skin | _draw_looks(rng, build, age, skin["skin"])).items()}
+    return HeadParams(seed=int(seed), shape=tuple(float(np.clip(x, -2.2, 2.2).round(4)) for x in shape.values()), **looks)
 
 # %% ../nbs/01_heads.ipynb #8227dc5d
 # name: ((centre), (reach), (displacement at strength 1)); x is mirrored
 FIELDS = {
-    "forehead": ((0, 0.70, 0.75), (0.60, 0.30, 0.35), (0, 0.01, 0.050)),
-    "brow_ridge": ((0.26, 0.30, 0.80), (0.24, 0.09, 0.16), (0, -0.012, 0.035)),
-    "cheekbones": ((0.50, -0.06, 0.50), (0.20, 0.16, 0.25), (0.045, 0, 0.030)),
-    "cheeks": ((0.42, -0.45, 0.45), (0.24, 0.26, 0.30), (0.065, 0, 0.030)),
-    "jaw_width": ((0.48, -0.75, 0.10), (0.25, 0.26, 0.42), (0.085, 0, 0)),
+    "forehead": ((0, 0.70, 0.75), (0.60, 0.30, 0.35), (0, 0.01, 0.055)),
+    "brow_ridge": ((0.26, 0.29, 0.78), (0.26, 0.09, 0.16), (0, -0.012, 0.040)),
+    "brow_height": ((0.30, 0.30, 0.75), (0.28, 0.10, 0.20), (0, 0.026, 0)),
+    "temples": ((0.72, 0.22, 0.40), (0.16, 0.26, 0.25), (-0.045, 0, 0)),
+    "cheekbones": ((0.50, -0.10, 0.50), (0.20, 0.15, 0.25), (0.045, 0, 0.032)),
+    "cheeks": ((0.42, -0.42, 0.45), (0.22, 0.24, 0.30), (0.060, 0, 0.030)),
+    "jaw_width": ((0.48, -0.70, 0.10), (0.22, 0.26, 0.42), (0.080, 0, 0)),
+    "jaw_drop": ((0.40, -0.82, 0.22), (0.26, 0.18, 0.36), (0.015, -0.060, 0)),
     "chin_length": ((0, -1.05, 0.50), (0.40, 0.26, 0.40), (0, -0.085, 0)),
     "chin_forward": ((0, -0.98, 0.65), (0.28, 0.18, 0.25), (0, 0, 0.070)),
     "chin_width": ((0.17, -1.00, 0.55), (0.17, 0.16, 0.22), (0.055, 0, 0)),
-    "eye_spacing": ((0.30, 0.08, 0.75), (0.20, 0.16, 0.25), (0.032, 0, 0)),
-    "eye_height": ((0.30, 0.08, 0.75), (0.24, 0.18, 0.25), (0, 0.030, 0)),
-    "nose_length": ((0, -0.28, 0.98), (0.18, 0.18, 0.25), (0, -0.055, 0)),
+    "eye_spacing": ((0.31, 0.08, 0.70), (0.20, 0.16, 0.25), (0.030, 0, 0)),
+    "eye_height": ((0.31, 0.08, 0.70), (0.24, 0.18, 0.25), (0, 0.030, 0)),
+    "lid_fold": ((0.31, 0.185, 0.80), (0.17, 0.045, 0.14), (0, -0.026, 0.016)),
+    "nose_length": ((0, -0.28, 0.98), (0.18, 0.18, 0.25), (0, -0.058, 0)),
     "nose_width": ((0.11, -0.27, 0.93), (0.09, 0.12, 0.18), (0.036, 0, 0)),
-    "nose_forward": ((0, -0.22, 1.02), (0.15, 0.18, 0.22), (0, 0, 0.065)),
-    "nose_bridge": ((0, 0.08, 0.86), (0.10, 0.16, 0.18), (0, 0, 0.045)),
+    "nose_forward": ((0, -0.22, 1.02), (0.15, 0.18, 0.22), (0, 0, 0.070)),
+    "nose_bridge": ((0, 0.10, 0.82), (0.10, 0.18, 0.18), (0, 0, 0.048)),
+    "nose_hump": ((0, 0.00, 0.92), (0.08, 0.09, 0.12), (0, 0, 0.038)),
     "nose_tip": ((0, -0.24, 1.08), (0.11, 0.10, 0.12), (0, 0.045, 0.012)),
+    "nostrils": ((0.13, -0.30, 0.90), (0.06, 0.07, 0.12), (0.026, 0.010, 0)),
     "mouth_width": ((0.20, -0.59, 0.80), (0.12, 0.12, 0.18), (0.042, 0, 0)),
     "mouth_height": ((0, -0.60, 0.82), (0.30, 0.14, 0.22), (0, 0.030, 0)),
-    "ear_out": ((0.86, 0.06, -0.14), (0.12, 0.26, 0.16), (0.045, 0, 0)),
-    "neck_width": ((0.42, -1.40, -0.25), (0.30, 0.45, 0.50), (0.055, 0, 0)),
+    "mouth_corners": ((0.23, -0.60, 0.76), (0.08, 0.06, 0.14), (0, 0.022, 0)),
+    "ear_out": ((0.80, 0.06, -0.18), (0.14, 0.28, 0.16), (0.045, 0, 0)),
+    "neck_width": ((0.42, -1.40, -0.25), (0.30, 0.45, 0.50), (0.060, 0, 0)),
+    "fullness": ((0.34, -0.72, 0.30), (0.34, 0.34, 0.42), (0.075, -0.02, 0.02)),
 }
+MOVES = {
+    "smile": (((0.23, -0.60, 0.76), (0.10, 0.09, 0.18), (0.052, 0.060, -0.022)), ((0.36, -0.34, 0.66), (0.20, 0.15, 0.24), (0.014, 0.036, 0.030)), ((0.31, -0.02, 0.80), (0.16, 0.05, 0.14), (0, 0.014, 0))),
+    "open": (((0, -0.86, 0.66), (0.34, 0.34, 0.46), (0, -0.055, -0.016)),),
+    "pucker": (((0.17, -0.60, 0.80), (0.14, 0.12, 0.18), (-0.050, 0, 0.030)),),
+    "brows_up": (((0.30, 0.33, 0.76), (0.32, 0.12, 0.22), (0, 0.050, 0)), ((0.31, 0.17, 0.80), (0.18, 0.05, 0.14), (0, 0.010, 0))),
+    "frown": (((0.13, 0.31, 0.80), (0.13, 0.10, 0.18), (-0.034, -0.030, 0.012)), ((0.31, 0.185, 0.80), (0.17, 0.04, 0.14), (0, -0.014, 0.004))),
+    "squint": (((0.31, 0.160, 0.79), (0.17, 0.042, 0.14), (0, -0.020, 0.004)), ((0.31, 0.012, 0.79), (0.17, 0.042, 0.14), (0, 0.018, 0.004))),
+}
+
+# %% ../nbs/01_heads.ipynb #8227dc5e
+@dataclass(frozen=True)
+class Expression:
+    "What a face does at the moment; all of it in [0,1] but for the gaze."
+    smile: float = 0.0
+    open: float = 0.0  # lower jaw
+    pucker: float = 0.0
+    brows_up: float = 0.0
+    frown: float = 0.0
+    squint: float = 0.0
+    gaze: tuple = (0.0, 0.0)  # degrees to the viewer's right and up, each in [-30,30]
+
+    def __post_init__(self):
+        for name in MOVES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0,1], not {getattr(self, name)}")
+        if len(self.gaze) != 2 or not max(map(abs, self.gaze)) <= 30:
+            raise ValueError(f"gaze is two angles in [-30,30] degrees, not {self.gaze}")
+
+    @classmethod
+    def random(cls, seed: int) -> "Expression":
+        "A mild expression; the same seed is the same one."
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 20250118]))
+        values = {name: round(float(max(0, rng.normal(-0.1, 0.45)) if rng.random() < 0.5 else 0.0), 4) for name in MOVES}
+        return cls(**{k: min(x, 1.0) for k, x in values.items()}, gaze=tuple(float(x) for x in rng.normal(0, 6, 2).clip(-20, 20).round(2)))
+
+
+NEUTRAL = Expression()
+
+
+def _bump(folded: np.ndarray, centre: tuple, reach: tuple) -> np.ndarray:
+    return np.exp(-(((folded - np.float32(centre)) / np.float32(reach)) ** 2).sum(-1))
+
+
+def _express(v: np.ndarray, e: Expression) -> np.ndarray:
+    "Displacement [V,3] of template points by an expression."
+    folded, side = np.c_[np.abs(v[:, 0]), v[:, 1:]], np.tanh(v[:, :1] / 0.04)
+    out = np.zeros_like(v, dtype=np.float32)
+    for name, bumps in MOVES.items():
+        for centre, reach, move in bumps if getattr(e, name) else ():
+            w = getattr(e, name) * _bump(folded, centre, reach)
+            if name == "open":  # only what is below the line between the lips
+                w = w * step_up(-0.594 - v[:, 1], 0.007)
+            out += w[:, None] * np.float32(move) * np.c_[side, np.ones((len(v), 2))]
+    return out
+
+# %% ../nbs/01_heads.ipynb #8227dc5f
+def _local(v: np.ndarray, folded: np.ndarray, s: dict) -> np.ndarray:
+    "Displacement [V,3] by what is no plain bump: lips, lids and ears change their size."
+    out = np.zeros_like(v, dtype=np.float32)
+    lips, ear = _bump(v, (0, -0.595, 0.84), (0.24, 0.10, 0.12)), _bump(folded, (0.80, 0.02, -0.14), (0.14, 0.32, 0.22))
+    eye = _bump(folded, EYE[:2] + (0.80,), (0.19, 0.12, 0.15))
+    out[:, 1] = 0.30 * s["lip_fullness"] * lips * (v[:, 1] + 0.595) + 0.20 * s["ear_size"] * ear * (v[:, 1] - 0.02)
+    out[:, 2] = 0.022 * s["lip_fullness"] * lips
+    out[:, 1] += eye * (0.14 * s["eye_open"] * (v[:, 1] - EYE[1]) + 0.085 * s["eye_tilt"] * (folded[:, 0] - EYE[0]))
+    return out
 
 
 def bend(
     v: np.ndarray,  # [V,3] points of template space
     params: HeadParams,
+    expression: Expression = NEUTRAL,
 ) -> np.ndarray:  # [V,3] points of that person's space
     "Move template points to where they are on a person."
     s = dict(zip(SHAPES, params.shape))
-    out = np.float32(v).copy()
-    side = np.tanh(v[:, 0] / 0.08)
+    v = np.float32(v)
+    folded, side = np.c_[np.abs(v[:, 0]), v[:, 1:]], np.tanh(v[:, :1] / 0.08)
+    out = v + _local(v, folded, s)
     for name, (centre, reach, move) in FIELDS.items():
-        q = np.c_[np.abs(v[:, 0]), v[:, 1:]]
-        w = s[name] * np.exp(-(((q - np.float32(centre)) / np.float32(reach)) ** 2).sum(-1))
-        out += (w[:, None] * np.float32(move)) * np.c_[side, np.ones_like(side), np.ones_like(side)]
-    lips = np.exp(-(((v - np.float32((0, -0.595, 0.84))) / np.float32((0.24, 0.10, 0.12))) ** 2).sum(-1))
-    out[:, 1] += 0.30 * s["lip_fullness"] * lips * (v[:, 1] + 0.595)
-    out[:, 2] += 0.022 * s["lip_fullness"] * lips
-    ear = np.exp(-(((np.c_[np.abs(v[:, 0]), v[:, 1:]] - np.float32((0.86, 0.02, -0.12))) / np.float32((0.12, 0.32, 0.22))) ** 2).sum(-1))
-    out[:, 1] += 0.22 * s["ear_size"] * ear * (v[:, 1] - 0.02)
+        w = s[name] * _bump(folded, centre, reach)
+        out += (w[:, None] * np.float32(move)) * np.c_[side, np.ones((len(v), 2), np.float32)]
+    if expression != NEUTRAL:
+        out += _express(v, expression)
     skull = 1 / (1 + np.exp(-(v[:, 1] + 1.15) / 0.12))  # the shoulders keep their size
-    scale = 1 + skull[:, None] * np.float32([0.055 * s["head_width"], 0.045 * s["head_height"], 0.045 * s["head_depth"]])
-    out = out * scale
+    out = out * (1 + skull[:, None] * np.float32([0.055 * s["head_width"], 0.045 * s["head_height"], 0.045 * s["head_depth"]]))
     out[:, 0] += 0.022 * s["asymmetry"] * skull * (out[:, 1] * 0.6 + 0.25 * np.sin(3 * out[:, 1]))
     return out.astype(np.float32)
 
@@ -351,8 +513,7 @@ def blob(
     reach: tuple,
 ) -> np.ndarray:  # [N] in (0,1]
     "A soft spot on both sides of the face."
-    q = (np.c_[np.abs(p[:, 0]), p[:, 1:]] - np.float32(centre)) / np.float32(reach)
-    return np.exp(-(q**2).sum(-1))
+    return _bump(np.c_[np.abs(p[:, 0]), p[:, 1:]], centre, reach)
 
 
 def step_up(x: np.ndarray, width: float) -> np.ndarray:
@@ -360,16 +521,34 @@ def step_up(x: np.ndarray, width: float) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(x / width, -40, 40)))
 
 
-def beard_area(p: np.ndarray) -> np.ndarray:
-    "[N] in [0,1]: where a beard grows on the template."
-    x, y, z = np.abs(p[:, 0]), p[:, 1], p[:, 2]
-    jaw = step_up(-0.42 - y - 0.25 * np.clip(0.65 - z, 0, 1) + 0.35 * np.clip(x - 0.35, 0, 1), 0.03) * step_up(z + 0.02 - 0.4 * np.clip(-1.0 - y, 0, 1), 0.03) * step_up(y + 1.22, 0.04)
-    moustache = blob(p, (0.10, -0.45, 0.88), (0.19, 0.055, 0.2)) > 0.45
-    bare = (((p[:, 0] / 0.235) ** 2 + ((y + 0.595) / 0.105) ** 2) < 1) & (z > 0.55)
-    return np.where(bare, 0.0, np.maximum(jaw, moustache))
+def ridge(
+    p: np.ndarray,  # [N,3] points, x is folded
+    path: tuple,  # corner points of a line on the face
+    width: float,
+) -> np.ndarray:  # [N] in (0,1]
+    "A soft line on both sides of the face."
+    q, best = np.c_[np.abs(p[:, 0]), p[:, 1:]], np.full(len(p), 9.0, np.float32)
+    for a, b in zip(path[:-1], path[1:]):
+        best = np.minimum(best, capsule(q, a, b, 0.0, 0.0))
+    return np.exp(-((best / width) ** 2))
 
 # %% ../nbs/01_heads.ipynb #44e856c3
-LIGHT_SKIN, DARK_SKIN = np.float32((0.80, 0.55, 0.43)), np.float32((0.085, 0.042, 0.025))
+LIGHT_SKIN, DARK_SKIN = np.float32((0.78, 0.53, 0.42)), np.float32((0.085, 0.042, 0.025))
+FOLDS = (  # line on the face, width, strength; the first is there early
+    (((0.165, -0.29, 0.86), (0.235, -0.42, 0.78), (0.295, -0.56, 0.68)), 0.026, 1.0),  # nose to mouth
+    (((0.20, -0.035, 0.84), (0.31, -0.075, 0.83), (0.42, -0.045, 0.76)), 0.022, 0.9),  # under the eye
+    (((0.285, -0.66, 0.70), (0.285, -0.80, 0.66)), 0.024, 0.6),  # mouth to chin
+    (((0.00, 0.50, 0.84), (0.36, 0.51, 0.72)), 0.020, 0.5), (((0.00, 0.60, 0.82), (0.34, 0.61, 0.70)), 0.020, 0.5), (((0.00, 0.70, 0.78), (0.30, 0.70, 0.68)), 0.020, 0.35),  # forehead
+    (((0.055, 0.25, 0.86), (0.050, 0.36, 0.85)), 0.014, 0.5),  # between the brows
+    (((0.475, 0.07, 0.65), (0.57, 0.11, 0.54)), 0.012, 0.5), (((0.475, 0.04, 0.65), (0.57, 0.02, 0.54)), 0.012, 0.5))  # beside the eye
+
+
+def folds(p: np.ndarray, age: float) -> np.ndarray:
+    "[V] in [0,1]: how deep the folds of the face are at an age in [0,1]."
+    depth = np.zeros(len(p), np.float32)
+    for k, (path, width, strength) in enumerate(FOLDS):
+        depth = np.maximum(depth, strength * np.clip((age - (0.05 if k == 0 else 0.3)) / 0.6, 0, 1) * ridge(p, path, width))
+    return depth * (p[:, 2] > 0.3)
 
 
 def skin_tone(
@@ -382,94 +561,104 @@ def skin_tone(
 
 
 def _mix(colour: np.ndarray, other, amount: np.ndarray) -> np.ndarray:
-    return colour + amount[:, None] * (np.float32(other) - colour)
+    return colour + np.asarray(amount)[:, None] * (np.float32(other) - colour)
+
+
+def _paint_skin(p: np.ndarray, params: HeadParams, tone: np.ndarray) -> np.ndarray:
+    "Albedo [V,3] of bare skin: mottled, red where blood is near, with freckles and moles."
+    mottle = 0.04 * wave_noise(p, params.seed, 2.5) + 0.022 * wave_noise(p, params.seed + 1, 9.0, 48) + 0.022 * wave_noise(p, params.seed + 11, 20.0, 64)
+    c = tone * (1 + mottle * (0.7 + 0.6 * params.age))[:, None]
+    red = tone * np.float32((1.0, 0.55, 0.52))
+    for centre, reach, amount in (((0.40, -0.20, 0.70), (0.20, 0.16, 0.3), 0.42), ((0, -0.24, 1.05), (0.13, 0.10, 0.14), 0.38), ((0.80, 0, -0.15), (0.14, 0.3, 0.2), 0.42), ((0, -0.95, 0.7), (0.2, 0.14, 0.2), 0.15)):
+        c = _mix(c, red, amount * (0.35 + params.redness) * blob(p, centre, reach))
+    c = _mix(c, tone * np.float32((0.62, 0.52, 0.52)), (0.30 + 0.35 * params.age) * blob(p, (0.30, -0.03, 0.80), (0.15, 0.055, 0.12)))  # under the eyes
+    c = _mix(c, tone * np.float32((0.70, 0.56, 0.52)), 0.5 * blob(p, (EYE[0], EYE[1] + 0.085, 0.80), (0.15, 0.045, 0.12)))  # upper lids
+    c = _mix(c, tone * np.float32((0.60, 0.45, 0.42)), 0.55 * folds(p, params.age))
+    spots = step_up(wave_noise(p, params.seed + 2, 12.0, 64) - 1.35, 0.10) * blob(p, (0.25, -0.10, 0.85), (0.46, 0.26, 0.45))
+    c = _mix(c, tone * np.float32((0.55, 0.38, 0.28)), params.freckles * 0.85 * spots)
+    rng = np.random.default_rng([params.seed, 3])
+    at = np.c_[rng.uniform(-0.62, 0.62, 9), rng.uniform(-1.0, 0.6, 9)]
+    for x, y in at[: round(6 * params.moles)]:
+        c = _mix(c, tone * np.float32((0.28, 0.16, 0.12)), 0.85 * step_up(0.020 - np.hypot(p[:, 0] - x, p[:, 1] - y), 0.004) * (p[:, 2] > 0.2))
+    return c
+
+# %% ../nbs/01_heads.ipynb #44e856c4
+def _lip_area(p: np.ndarray) -> np.ndarray:
+    "[V] in [0,1]: the red of the lips, with a bow above."
+    x, y = np.abs(p[:, 0]), p[:, 1]
+    end = np.clip(1 - (x / 0.240) ** 2, 0, 1)
+    top, low = -0.592 + end * (0.078 - 0.020 * np.exp(-((x / 0.035) ** 2))), -0.592 - 0.098 * end**0.8
+    return step_up(top - y, 0.005) * step_up(y - low, 0.006) * (end > 0.02) * (p[:, 2] > 0.66)
 
 
 def paint(
     p: np.ndarray,  # [V,3] canonical points of the head mesh
     params: HeadParams,
 ) -> tuple[np.ndarray, np.ndarray]:  # colour [V,3] linear, part [V]
-    "Albedo and parts of the head mesh."
-    tone = skin_tone(params.skin, params.redness)
-    c = tone * (1 + 0.05 * wave_noise(p, params.seed, 3.0) + 0.035 * wave_noise(p, params.seed + 1, 11.0, 48))[:, None]
-    red = tone * np.float32((1.0, 0.55, 0.52))
-    for centre, reach, amount in (((0.40, -0.22, 0.70), (0.20, 0.16, 0.3), 0.40), ((0, -0.24, 1.05), (0.12, 0.10, 0.1), 0.35), ((0.86, 0, -0.1), (0.1, 0.3, 0.2), 0.40)):
-        c = _mix(c, red, amount * (0.5 + params.redness) * blob(p, centre, reach))
-    c = _mix(c, tone * 0.62, 0.55 * blob(p, (0.30, -0.03, 0.80), (0.15, 0.06, 0.12)))  # under the eyes
-    spots = step_up(wave_noise(p, params.seed + 2, 13.0, 64) - 1.5, 0.12) * blob(p, (0.25, -0.12, 0.85), (0.42, 0.24, 0.4))
-    c = _mix(c, tone * np.float32((0.55, 0.40, 0.32)), params.freckles * 0.9 * spots)
-    part = np.full(len(p), PART["skin"], np.uint8)
-    return _paint_features(p, c, part, tone, params)
+    "Albedo and parts of the head mesh; where hair is to grow, its shade is laid under it."
+    from icportrait.hair import covers
 
-
-def _paint_features(p, c, part, tone, params):
-    x, y, z = np.abs(p[:, 0]), p[:, 1], p[:, 2]
-    inside = ((x / 0.215) ** 2 + ((y + 0.595 - 0.012 * np.cos(x * 26)) / np.where(y > -0.592, 0.070, 0.085)) ** 2) < 1
-    lips = inside & (z > 0.70)
-    lip_colour = tone * np.float32((0.95, 0.42, 0.42)) * (1 - params.lips) + params.lips * np.float32((0.42, 0.07, 0.075)) * (0.45 + 0.55 * tone[0] / 0.8)
-    c = _mix(c, lip_colour, lips * (0.55 + 0.45 * params.lips))
-    part[lips] = PART["lips"]
-    arch = 0.325 + 0.05 * np.cos((x - 0.30) * 5.5) - 0.05
-    brow = step_up(0.030 + 0.02 * params.brows - np.abs(y - arch), 0.008) * step_up(x - 0.12, 0.015) * step_up(0.50 - x, 0.02) * (z > 0.5)
-    stripes = 0.75 + 0.25 * wave_noise(p * np.float32((1, 0.3, 1)), params.seed + 3, 12.0)
-    c = _mix(c, np.float32(params.hair) * 0.8, np.clip(brow * (0.45 + 0.55 * params.brows) * stripes, 0, 1))
-    part[brow > 0.5] = PART["brows"]
-    area = beard_area(p)
-    c = _mix(c, np.float32(params.hair) * 0.85, np.clip(area * (0, 0.45, 0.95)[round(params.beard * 2)] * (0.95 + 0.05 * wave_noise(p, params.seed + 4, 10.0)), 0, 1))
-    if params.beard == 1:
-        part[area > 0.5] = PART["beard"]
-    if params.style == "buzz":
-        scalp = step_up(-_hairline(p, 0.80, 0.12, -0.52), 0.03) * (np.abs(p[:, 0]) < 0.86)
-        c = _mix(c, np.float32(params.hair), np.clip(scalp * 0.85 * (0.9 + 0.15 * wave_noise(p, params.seed + 5, 12.0)), 0, 1))
-        part[scalp > 0.5] = PART["hair"]
+    tone, part = skin_tone(params.skin, params.redness), np.full(len(p), PART["skin"], np.uint8)
+    c, lips = _paint_skin(p, params, tone), _lip_area(p)
+    red = tone * np.float32((0.93, 0.50, 0.50)) * (1 - params.lips) + params.lips * np.float32((0.42, 0.07, 0.075)) * (0.45 + 0.55 * tone[0] / 0.8)
+    c = _mix(c, red * (1 + 0.05 * wave_noise(p * np.float32((1, 0.2, 1)), params.seed + 12, 14.0))[:, None], lips * (0.60 + 0.35 * params.lips))
+    c = _mix(c, tone * np.float32((0.30, 0.16, 0.15)), 0.8 * lips * np.exp(-(((p[:, 1] + 0.594) / 0.010) ** 2)))  # between the lips
+    part[lips > 0.5] = PART["lips"]
+    for name, cover in covers(p, params).items():
+        c = _mix(c, np.float32(params.hair) * (1 - 0.5 * params.grey) + 0.25 * params.grey, cover)
+        part[cover > 0.5] = PART[name]
     cloth = clothes_area(p, params) > 0.5
-    weave = 1 + 0.06 * wave_noise(p * np.float32((1, 1, 0.2)), params.seed + 6, 9.0)
-    c = np.where(cloth[:, None], np.float32(params.clothes) * weave[:, None], c)
+    c = np.where(cloth[:, None], clothes_colour(p, params), c)
     part[cloth] = PART["clothes"]
     return np.clip(c, 0.004, 0.95).astype(np.float32), part
 
 
 def clothes_area(p: np.ndarray, params: HeadParams) -> np.ndarray:
-    "[V] in [0,1]: where the shirt covers the template."
-    neckline = -1.52 + 0.12 * params.collar - 0.28 * (1 - params.collar) * np.exp(-((p[:, 0] / 0.30) ** 2)) * step_up(p[:, 2], 0.05)
-    return step_up(neckline - p[:, 1], 0.006)
+    "[V] in [0,1]: where the garment covers the template."
+    x, front = np.abs(p[:, 0]), step_up(p[:, 2], 0.05)
+    cut = {"crew": (-1.47, 0.10 * np.exp(-((x / 0.30) ** 2))), "v_neck": (-1.44, 0.42 * np.clip(1 - x / 0.42, 0, 1)), "scoop": (-1.50, 0.30 * np.clip(1 - (x / 0.62) ** 2, 0, 1)),
+           "turtleneck": (-1.17, 0.05 + 0 * x), "shirt": (-1.34, 0.36 * np.clip(1 - x / 0.26, 0, 1))}[params.garment]
+    return step_up(cut[0] + 0.05 * (1 - front) - cut[1] * front - p[:, 1], 0.006)
+
+
+def clothes_colour(p: np.ndarray, params: HeadParams) -> np.ndarray:
+    "[V,3] linear: woven, perhaps striped, darker at the seam."
+    weave = 1 + 0.05 * wave_noise(p * np.float32((1, 1, 0.2)), params.seed + 6, 9.0) + 0.04 * wave_noise(p, params.seed + 13, 20.0, 48)
+    stripes = step_up(np.sin(p[:, 1] * 42), 0.12) * params.pattern
+    base = np.float32(params.clothes)
+    other = np.where(base.mean() > 0.2, base * 0.3, base * 0.5 + 0.35)
+    return _mix(np.tile(base, (len(p), 1)), other, stripes) * weave[:, None]
 
 # %% ../nbs/01_heads.ipynb #f82e10e4
 def _raise(v: np.ndarray, f: np.ndarray, amount: np.ndarray) -> np.ndarray:
     return v + vertex_normals(v, f) * amount[:, None].astype(np.float32)
 
 
-def head_mesh(params: HeadParams, step: float = 0.026) -> Mesh:
-    "Skin, brows, beard and shirt: the template bent, raised and painted."
+def _faces_of(mesh: Mesh, faces: np.ndarray, **look) -> Mesh:
+    "A part of a mesh, with the normals of the whole."
+    used, f = np.unique(mesh.faces[faces], return_inverse=True)
+    return Mesh(mesh.vertices[used], f.reshape(-1, 3).astype(np.int32), mesh.normals[used], mesh.colour[used], mesh.point[used], mesh.part[used], **look)
+
+
+def head_meshes(params: HeadParams, expression: Expression = NEUTRAL, step: float = 0.026) -> tuple[Mesh, ...]:
+    "Skin, lips and garment: the template bent, raised and painted."
     p, f = head_template(step)
-    v = bend(p, params)
-    beard = beard_area(p) * (params.beard == 1) * (0.030 + 0.004 * wave_noise(p, params.seed + 4, 7.0))
-    shirt = clothes_area(p, params) * (0.035 + 0.012 * wave_noise(p * np.float32((1, 0.4, 1)), params.seed + 7, 1.6))
-    brow = 0.012 * params.brows * blob(p, (0.30, 0.325, 0.80), (0.17, 0.035, 0.3))
-    v = _raise(v, f, beard + shirt + brow)
+    v = bend(p, params, expression)
+    area = clothes_area(p, params)
+    thick, collar = dict(turtleneck=(0.045, 0.0), shirt=(0.030, 0.05)).get(params.garment, (0.022, 0.012)), np.exp(-(((area - 0.75) / 0.2) ** 2))
+    cloth = area * (thick[0] + thick[1] * blob(p, (0.3, -1.4, 0.1), (0.6, 0.14, 0.8)) + 0.012 * wave_noise(p * np.float32((1, 0.4, 1)), params.seed + 7, 1.4)) + 0.006 * collar
+    pores = 0.0007 * wave_noise(p, params.seed + 14, 20.0, 64) * (1 - area) * (p[:, 1] > -1.2)
+    v = _raise(v, f, cloth + pores - 0.016 * folds(p, params.age))
     colour, part = paint(p, params)
-    return Mesh(v, f, vertex_normals(v, f), colour, p, part)
-
-
-def hair_mesh(params: HeadParams) -> Mesh | None:
-    "The hair's volume with strands in relief and colour; None for the bald and the shaved."
-    if params.style in ("bald", "buzz"):
-        return None
-    p, f = hair_template(params.style)
-    v = bend(p, params)
-    azimuth = np.arctan2(p[:, 0], p[:, 2] + 0.1) * (1 + 0.15 * params.parting)
-    grain = np.c_[azimuth * 1.4 + 0.5 * params.parting * p[:, 1], p[:, 1] * 0.12, p[:, 2] * 0.12] if params.style != "afro" else p
-    strands = wave_noise(grain, params.seed + 8, 5.0, 32) + 0.7 * wave_noise(grain, params.seed + 9, 11.0, 32)
-    locks = wave_noise(np.c_[azimuth, p[:, 1] * 0.3, p[:, 2] * 0.3], params.seed + 10, 1.6)
-    fringe = 0.05 * params.parting * np.clip(p[:, 0], -1, 1) * step_up(p[:, 2] - 0.2, 0.1)
-    v = _raise(v, f, 0.014 * strands + 0.022 * locks)
-    v[:, 1] += fringe
-    colour = np.clip(np.float32(params.hair) * np.exp(0.22 * strands + 0.12 * locks)[:, None], 0.004, 0.9).astype(np.float32)
-    return Mesh(v, f, vertex_normals(v, f), colour, p, np.full(len(p), PART["hair"], np.uint8), roughness=0.45, specular=0.5)
+    whole = Mesh(v, f, vertex_normals(v, f), colour, p, part)
+    garment, lips = (part[f] == PART["clothes"]).any(1), (part[f] == PART["lips"]).all(1)
+    skin = _faces_of(whole, ~garment & ~lips, roughness=0.52, specular=0.32)
+    rest = [_faces_of(whole, lips, roughness=0.34, specular=0.45)]
+    return (skin, *rest, *([_faces_of(whole, garment, roughness=0.9, specular=0.1)] if garment.any() else []))
 
 
 @lru_cache(maxsize=None)
-def _sphere(rows: int = 40, cols: int = 48) -> tuple[np.ndarray, np.ndarray]:
+def _sphere(rows: int = 44, cols: int = 56) -> tuple[np.ndarray, np.ndarray]:
     "Unit sphere whose pole is the line of sight (+z)."
     a, b = np.meshgrid(np.pi * (np.arange(rows + 1) / rows) ** 1.4, np.linspace(0, 2 * np.pi, cols, endpoint=False), indexing="ij")
     v = np.stack([np.sin(a) * np.cos(b), np.sin(a) * np.sin(b), np.cos(a)], -1).reshape(-1, 3).astype(np.float32)
@@ -479,24 +668,30 @@ def _sphere(rows: int = 40, cols: int = 48) -> tuple[np.ndarray, np.ndarray]:
     return v, np.r_[quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]].astype(np.int32)
 
 
-def eye_mesh(params: HeadParams, side: int) -> Mesh:
-    "An eyeball (side +1 or -1): sclera, iris with rays and a dark rim, pupil, wet."
-    u, f = _sphere()
-    s = dict(zip(SHAPES, params.shape))
-    centre = np.float32(EYE) * np.float32((side, 1, 1))
-    moved = bend(centre[None], params)[0]
-    v = u * np.float32(EYE_RADIUS) * (1 + 0.02 * s["eye_size"]) + moved
+def _iris(u: np.ndarray, params: HeadParams, size: float) -> np.ndarray:
+    "Colour [V,3] of an eyeball by direction: sclera, iris with rays and a dark rim, pupil."
     angle, turn = np.arccos(np.clip(u[:, 2], -1, 1)), np.arctan2(u[:, 1], u[:, 0])
-    c = np.tile(np.float32((0.78, 0.74, 0.70)), (len(u), 1))
-    rays = 1 + 0.25 * np.cos(turn * 17 + params.seed) * np.cos(turn * 7)
-    size = 0.47 + 0.03 * s["eye_size"]
-    c = np.where((angle < size)[:, None], np.float32(params.iris) * rays[:, None] * 1.5, c)
-    c = np.where(((angle > size - 0.06) & (angle < size))[:, None], c * 0.35, c)
-    c = np.where((angle < 0.20)[:, None], np.float32(0.006), c)
-    p = centre + u * np.float32(EYE_RADIUS)
-    return Mesh(v, f, u, np.clip(c, 0.004, 0.95).astype(np.float32), p.astype(np.float32), np.full(len(u), PART["eyes"], np.uint8), 0.12, 0.6, 1.0)
+    veins = np.clip(wave_noise(np.c_[turn * 0.6, angle, 0 * turn], params.seed + 15, 5.0), 0, 2) * step_up(angle - 0.75, 0.1)
+    c = np.float32((0.66, 0.60, 0.56)) * (1 - np.float32((0.02, 0.10, 0.10)) * veins[:, None])
+    rays = 1 + 0.22 * np.cos(turn * 17 + params.seed) * np.cos(turn * 7) + 0.25 * np.exp(-(((angle - 0.27) / 0.06) ** 2))
+    inside, rim = step_up(size - angle, 0.012), np.exp(-(((angle - size + 0.02) / 0.035) ** 2))
+    c = c + inside[:, None] * (np.float32(params.iris) * rays[:, None] * 1.4 - c)
+    return np.where((angle < 0.19)[:, None], np.float32(0.006), c * (1 - 0.65 * rim * (angle < size + 0.03))[:, None])
 
 
+def eye_mesh(params: HeadParams, side: int, expression: Expression = NEUTRAL) -> Mesh:
+    "An eyeball (side +1 or -1) that looks where the expression says."
+    u, f = _sphere()
+    size = 0.43 + 0.03 * np.clip(params.shape[SHAPES.index("eye_size")], -1, 1)
+    bulge = 1 + 0.055 * np.clip(1 - (np.arccos(np.clip(u[:, 2], -1, 1)) / (size + 0.05)) ** 2, 0, 1)
+    a, e = np.deg2rad(expression.gaze[0]), np.deg2rad(expression.gaze[1])
+    turn = np.float32([[np.cos(a), -np.sin(a) * np.sin(e), np.sin(a) * np.cos(e)], [0, np.cos(e), np.sin(e)], [-np.sin(a), -np.cos(a) * np.sin(e), np.cos(a) * np.cos(e)]])
+    centre, ball = np.float32(EYE) * np.float32((side, 1, 1)), (u * bulge[:, None]) @ turn.T * np.float32(EYE_RADIUS)
+    v = (ball + bend(centre[None], params)[0]).astype(np.float32)
+    colour = np.clip(_iris(u, params, size), 0.004, 0.95).astype(np.float32)
+    return Mesh(v, f, vertex_normals(v, f), colour, (centre + ball).astype(np.float32), np.full(len(u), PART["eyes"], np.uint8), 0.12, 0.6, 1.0)
+
+# %% ../nbs/01_heads.ipynb #f82e10e5
 def _tube(path: np.ndarray, radius: float, closed: bool, sides: int = 8) -> tuple[np.ndarray, np.ndarray]:
     n = len(path)
     ahead = (np.roll(path, -1, 0) - np.roll(path, 1, 0)) if closed else np.gradient(path, axis=0)
@@ -511,25 +706,76 @@ def _tube(path: np.ndarray, radius: float, closed: bool, sides: int = 8) -> tupl
     return v.reshape(-1, 3).astype(np.float32), np.r_[quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]].astype(np.int32)
 
 
-def glasses_mesh(params: HeadParams) -> Mesh | None:
-    "Two rims, a bridge and temples; None for those who wear none."
-    if not params.glasses:
-        return None
-    rng = np.random.default_rng([params.seed, 5])
-    w, power = np.linspace(0, 2 * np.pi, 40, endpoint=False), rng.choice((1.0, 0.55))
-    shape = np.sign(np.c_[np.cos(w), np.sin(w)]) * np.abs(np.c_[np.cos(w), np.sin(w)]) ** power
-    rim = np.c_[0.31 + 0.225 * shape[:, 0], 0.055 + 0.175 * shape[:, 1], 0.985 - 0.25 * (np.abs(shape[:, 0]) * 0.225 + 0.1 * (shape[:, 0] + 1)) ]
-    arm = np.float32([(0.535, 0.10, 0.86), (0.80, 0.12, 0.60), (0.90, 0.12, 0.2), (0.90, 0.10, -0.12)])
-    bridge = np.float32([(-0.09, 0.09, 0.965), (0, 0.12, 0.99), (0.09, 0.09, 0.965)])
-    flip = np.float32((-1, 1, 1))
-    tubes = [_tube(q, 0.024, c) for q, c in ((rim, True), (rim * flip, True), (bridge, False), (arm, False), (arm * flip, False))]
+def _tubes(tubes: list, params: HeadParams, colour, part: str, roughness: float, specular: float) -> Mesh:
+    "Tubes [(vertices, faces)] of template space as one mesh on a person."
     starts = np.cumsum([0] + [len(v) for v, _ in tubes])
     p, f = np.concatenate([v for v, _ in tubes]).astype(np.float32), np.concatenate([f + s for (_, f), s in zip(tubes, starts)])
     v = bend(p, params)
-    colour = np.float32(((0.015, 0.013, 0.012), (0.10, 0.035, 0.02), (0.35, 0.33, 0.30), (0.03, 0.04, 0.09))[rng.integers(4)])
-    return Mesh(v, f, vertex_normals(v, f), np.tile(colour, (len(v), 1)), p, np.full(len(v), PART["glasses"], np.uint8), 0.3, 0.6)
+    return Mesh(v, f, vertex_normals(v, f), np.tile(np.float32(colour), (len(v), 1)), p, np.full(len(v), PART[part], np.uint8), roughness, specular)
 
 
+def glasses_mesh(params: HeadParams) -> Mesh | None:
+    "Two rims, a bridge and temples; None for those who wear none."
+    if params.glasses == "none":
+        return None
+    rng, w = np.random.default_rng([params.seed, 5]), np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    power, wide, high = dict(round=(1.0, 0.195, 0.175), square=(0.5, 0.215, 0.155), wide=(0.65, 0.235, 0.135))[params.glasses]
+    ring = np.sign(np.c_[np.cos(w), np.sin(w)]) * np.abs(np.c_[np.cos(w), np.sin(w)]) ** power
+    x = 0.315 + wide * ring[:, 0]
+    rim = np.c_[x, 0.060 + high * ring[:, 1], 1.000 - 0.75 * np.clip(x - 0.10, 0, 1) ** 2]
+    end = 1.000 - 0.75 * (0.215 + wide) ** 2
+    arm = np.float32([(0.315 + wide, 0.11, end), (0.70, 0.12, end - 0.20), (0.79, 0.13, 0.25), (0.775, 0.13, -0.05), (0.775, 0.05, -0.25)])
+    bridge = np.float32([(0.315 - wide, 0.09, 0.999), (0, 0.125, 1.01), (wide - 0.315, 0.09, 0.999)])
+    flip, thick = np.float32((-1, 1, 1)), rng.choice((0.010, 0.016, 0.021))
+    tubes = [_tube(q, thick * s, c) for q, s, c in ((rim, 1, True), (rim * flip, 1, True), (bridge, 1, False), (arm, 0.9, False), (arm * flip, 0.9, False))]
+    colour = ((0.015, 0.013, 0.012), (0.10, 0.035, 0.02), (0.40, 0.38, 0.35), (0.03, 0.04, 0.09), (0.45, 0.30, 0.10))[rng.integers(5)]
+    return _tubes(tubes, params, colour, "glasses", 0.25, 0.6)
+
+
+def earrings_mesh(params: HeadParams) -> Mesh | None:
+    "A stud or a hoop in each lobe; None for those who wear none."
+    if params.earrings == "none":
+        return None
+    w = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    radius, thick = (0.075, 0.013) if params.earrings == "hoop" else (0.006, 0.022)
+    ring = np.c_[0.815 + 0 * w, -0.245 - radius + radius * np.cos(w), 0.00 + radius * np.sin(w)]
+    tubes = [_tube(np.float32(ring * s), thick, True) for s in ((1, 1, 1), (-1, 1, 1))]
+    gold = np.random.default_rng([params.seed, 6]).random() < 0.5
+    return _tubes(tubes, params, (0.75, 0.52, 0.18) if gold else (0.70, 0.70, 0.72), "jewellery", 0.2, 0.9)
+
+# %% ../nbs/01_heads.ipynb #f82e10e6
+def hat_rim(p: np.ndarray) -> np.ndarray:
+    "[N] height of a hat's lower edge, which rises towards the forehead."
+    return 0.48 + 0.23 * p[:, 2]
+
+
+def hat_distance(p: np.ndarray, hat: str) -> np.ndarray:
+    "[N] signed distance to a hat on the template: a cap of wool, or a band of cloth."
+    rim = hat_rim(p)
+    shell = ellipsoid(p, (0, 0.40, -0.14), (0.90, 0.95, 1.06))
+    if hat == "headband":
+        return np.maximum(ellipsoid(p, (0, 0.36, -0.13), (0.865, 0.93, 1.02)), np.abs(p[:, 1] - rim - 0.02) - 0.11)
+    turn_up = np.maximum(ellipsoid(p, (0, 0.38, -0.14), (0.94, 0.97, 1.10)), np.abs(p[:, 1] - rim - 0.10) - 0.12)
+    return smooth_union(np.maximum(shell, rim - p[:, 1]), turn_up, 0.03)
+
+
+@lru_cache(maxsize=None)
+def _hat_template(hat: str) -> tuple[np.ndarray, np.ndarray]:
+    return march(lambda p: hat_distance(p, hat), (-1.2, 0.1, -1.5), (1.2, 1.6, 1.2), 0.03)
+
+
+def hat_mesh(params: HeadParams) -> Mesh | None:
+    "A knitted beanie or a headband; None for the bareheaded."
+    if params.hat == "none":
+        return None
+    p, f = _hat_template(params.hat)
+    rng, azimuth = np.random.default_rng([params.seed, 7]), np.arctan2(p[:, 0], p[:, 2] + 0.14)
+    knit = np.cos(azimuth * 64) if params.hat == "beanie" else wave_noise(p, params.seed + 16, 8.0)
+    v = _raise(bend(p, params), f, 0.007 * knit + 0.008 * wave_noise(p, params.seed + 17, 1.5))
+    colour = np.clip((0.02 + 0.4 * rng.random(3) ** 2) * (1 + 0.18 * knit[:, None]), 0.004, 0.9).astype(np.float32)
+    return Mesh(v, f, vertex_normals(v, f), colour, p, np.full(len(v), PART["hat"], np.uint8), 0.95, 0.1)
+
+# %% ../nbs/01_heads.ipynb #f82e10e7
 def _grey(mesh: Mesh) -> Mesh:
     tone = np.where(mesh.part == PART["eyes"], mesh.colour.mean(-1), 0.32).astype(np.float32)
     return replace(mesh, colour=np.repeat(tone[:, None], 3, -1))
@@ -540,13 +786,17 @@ class Head:
     "A person in three dimensions."
     params: HeadParams = HeadParams()
     grey: bool = False  # paint everything in one grey, as a mannequin
+    expression: Expression = NEUTRAL
 
     def meshes(self) -> tuple[Mesh, ...]:
-        "Skin, hair, eyes and glasses; those the person has."
-        every = (head_mesh(self.params), hair_mesh(self.params), eye_mesh(self.params, 1), eye_mesh(self.params, -1), glasses_mesh(self.params))
+        "Skin, lips, garment, hair, eyes and what the person wears."
+        from icportrait.hair import hair_meshes
+
+        p, e = self.params, self.expression
+        every = (*head_meshes(p, e), *hair_meshes(p, e), eye_mesh(p, 1, e), eye_mesh(p, -1, e), glasses_mesh(p), earrings_mesh(p), hat_mesh(p))
         return tuple(_grey(m) if self.grey else m for m in every if m is not None)
 
 
 def mannequin() -> Head:
     "The mean head in grey, without hair: it stands in for a photograph when only pose and light matter."
-    return Head(HeadParams(skin=0.5, lips=0.0, style="bald", brows=0.0), grey=True)
+    return Head(HeadParams(skin=0.5, age=0.2, lips=0.0, style="bald", brows=0.0), grey=True)
