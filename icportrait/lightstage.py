@@ -13,8 +13,8 @@ import numpy as np
 from .heads import Head, Mesh
 
 # %% auto #0
-__all__ = ['CENTRE', 'RIG', 'LAMPS', 'LIGHTS', 'LAMP_RADIUS', 'EXPOSURE', 'Camera', 'direction', 'best_variant', 'lamp_sky',
-           'camera_rays', 'View', 'photograph', 'render_view', 'relight', 'tone', 'untone', 'compose',
+__all__ = ['CENTRE', 'RIG', 'RINGS', 'LAMPS', 'LIGHTS', 'LAMP_RADIUS', 'EXPOSURE', 'Camera', 'direction', 'best_variant',
+           'lamp_sky', 'camera_rays', 'View', 'photograph', 'render_view', 'relight', 'tone', 'untone', 'compose',
            'light_from_direction', 'random_light', 'light_direction', 'true_flow']
 
 # %% ../nbs/02_lightstage.ipynb #786d27a4
@@ -49,7 +49,8 @@ def direction(
 
 
 RIG = tuple(Camera(float(yaw), float(pitch)) for pitch in (-15, 0, 15) for yaw in range(-60, 61, 10))
-LAMPS = tuple((a, 0) for a in (-135, -90, -45, 0, 45, 90, 135)) + tuple((a, 42) for a in (-120, -60, 0, 60, 120, 180)) + ((0, 80),) + ((-40, -38), (40, -38))
+RINGS = {0: (-150, -105, -66, -32, 0, 32, 66, 105, 150), 42: (-135, -90, -45, 0, 45, 90, 135, 180), 80: (0,), -38: (-95, -45, 0, 45, 95, 180)}
+LAMPS = tuple((azimuth, elevation) for elevation, ring in RINGS.items() for azimuth in ring)  # degrees; denser in front
 LIGHTS = np.stack([direction(a, e) for a, e in LAMPS])
 
 # %% ../nbs/02_lightstage.ipynb #c58cf724
@@ -280,7 +281,7 @@ def light_from_direction(
     "A key light from any direction, made of the nearest lamps, plus even ambient light."
     d = np.float32(towards) / (np.linalg.norm(towards) + 1e-9)
     w = np.exp(sharpness * (LIGHTS @ d - 1))
-    w = (1 - ambient) * w / w.sum() + ambient * 2.2 / len(LIGHTS)
+    w = (1 - ambient) * w / w.sum() + ambient * 2.35 / len(LIGHTS)
     return (1.35 * w[:, None] * np.float32(colour)).astype(np.float32)
 
 

@@ -566,6 +566,8 @@ class ProfileSet:
         index = json.loads((cache/'index.json').read_text())
         self.folder, self.cache, self.split, self.recipe, self.key = folder, cache, split, index['recipe'], cache.name
         self.arrays = {p.stem: np.load(p, mmap_mode='r') for p in sorted(cache.glob('*.npy'))}
+        lamps = self.arrays['levels'].shape[1]
+        if lamps != len(LIGHTS): raise ProfileError(f'{folder} was made with {lamps} lamps, this version has {len(LIGHTS)}: build it again')
         self.facts, wanted = index['views'], dict(train=(False,), all=(False, True)).get(split, (True,))
         self.views = [ViewRecord(f['identity'], f['camera'], r) for r, f in enumerate(self.facts)
             if f['identity'] == MANNEQUIN or is_held_out(f['identity']) in wanted]
