@@ -94,7 +94,7 @@ def webp(
     "Returns an image as WebP bytes."
     out = io.BytesIO()
     options = dict(lossless=True, quality=80) if quality is None else dict(quality=quality)
-    Image.fromarray(pixels).save(out, 'WEBP', method=4, **options)
+    Image.fromarray(pixels).save(out, 'WEBP', method=6, **options)
     return out.getvalue()
 
 def encode_olat(
@@ -121,7 +121,7 @@ def decode_olat(
     return ((np.arange(256, dtype=np.float32)/255)**2*np.float32(scale))[levels]
 
 # %% ../nbs/03_profiles.ipynb #c8e784b3
-POINT_STEP, DEPTH_STEP = 1/512, 1/256
+POINT_STEP, DEPTH_STEP = 1/256, 1/256
 
 def pack_map(
     values:np.ndarray, # [H,W,C] finite; C is 1 or 3
@@ -589,7 +589,7 @@ def estimate_build(
     arrays = sum(a.nbytes for a in decode_row(rows[0]).values())
     return Estimate(len(identities), views, views/len(rows)*seconds/max(min(workers, len(identities)), 1), views/len(rows)*size, views*arrays)
 
-# %% ../nbs/03_profiles.ipynb #8f3d6740
+# %% ../nbs/03_profiles.ipynb #5ca4d011
 def wanted_identities(
     identities, # seeds, or how many from 0 on
     recipe:Recipe, # what to make of them
@@ -615,6 +615,7 @@ def disk_errors(
         why = 'no space left on the disk' if full else e.strerror or str(e)
         raise ProfileError(f'{folder}: cannot write ({why}); finished shards are kept, build again to go on') from None
 
+# %% ../nbs/03_profiles.ipynb #8f3d6740
 def build_profiles(
     folder:str|Path, # made where it is missing
     identities=range(0, 40), # seeds of the heads, or how many from 0 on; HELD_OUT and up are held out
