@@ -111,7 +111,7 @@ def beard_cover(
         raise ValueError(f"beard style {style!r} is unknown; choose one of {', '.join(BEARD_STYLES)}")
     edge = 0.02 * wave_noise(p, params.seed + 33, 2.0)
     cheek = np.interp(x, (0, 0.22, 0.30, 0.50, 0.66, 0.74, 0.84), (-0.62, -0.60, -0.50, -0.42, -0.20, 0.05, 0.10))
-    jaw = step_up(cheek + edge - y, 0.03) * step_up(y + 1.14 + 0.25 * np.clip(0.5 - z, 0, 1) * 0, 0.04) * step_up(z + 0.02, 0.03)
+    jaw = step_up(cheek + edge - y, 0.03) * step_up(y + 1.14, 0.04) * step_up(z + 0.02, 0.03)
     lip = step_up(0.25 - x, 0.02) * step_up(-0.415 - 0.30 * x - y + edge * 0.3, 0.01) * step_up(y + 0.60, 0.02) * (z > 0.6)
     corner = step_up(0.06 - np.abs(x - 0.265), 0.015) * step_up(-0.50 - y, 0.02) * step_up(y + 0.95, 0.03) * (z > 0.4)
     chin = step_up(0.27 - x, 0.025) * step_up(-0.76 - y, 0.02) * step_up(y + 1.12, 0.04) * (z > 0.2)
@@ -163,16 +163,16 @@ class Style:
 STYLES = {
     "receding": Style("whorl", 0.17, 0.19, 0.035, 0.7, 0.35, strands=4200, segments=4, radius=0.0075, locks=500),
     "buzz": Style("whorl", 0.06, 0.055, 0.03, 0.3, 1.0, strands=9000, segments=2, radius=0.0075, locks=1500, clump=0.3, frizz=0.006),
-    "short": Style("whorl", 0.44, 0.24, 0.10, 0.55, 0.8, locks=330, strands=5000, segments=6, frizz=0.018),
-    "side_part": Style("part", 0.72, 0.24, 0.13, 0.7, 0.8, locks=240, strands=4800),
-    "quiff": Style("back", 0.80, 0.14, 0.25, 0.5, 2.4, locks=220, strands=5000),
-    "curly": Style("out", 0.62, 0.50, 0.26, 0.25, 0.8, wave=0.050, turns=2.6, clump=0.80, locks=420, strands=3000, segments=12, radius=0.012),
+    "short": Style("whorl", 0.44, 0.24, 0.10, 0.55, 0.8, locks=330, strands=5200, segments=6, frizz=0.018),
+    "side_part": Style("part", 0.72, 0.24, 0.13, 0.7, 0.8, locks=240, strands=4900),
+    "quiff": Style("back", 0.80, 0.14, 0.25, 0.5, 2.4, locks=220, strands=4900),
+    "curly": Style("out", 0.62, 0.50, 0.26, 0.25, 0.8, wave=0.050, turns=2.6, clump=0.80, locks=420, strands=2700, segments=12, radius=0.012),
     "afro": Style("out", 0.35, 0.40, 0.40, 0.0, 2.0, wave=0.042, turns=2.0, clump=0.35, locks=1500, strands=4300, segments=8, radius=0.0185, frizz=0.03),
-    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, -0.72, locks=240, strands=4600, segments=8, clump=0.6),
-    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, -1.80, locks=240, strands=4400, segments=9, clump=0.65, radius=0.0125),
-    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, -1.42, 0.062, 3.0, 0.016, 0.85, 170, 3900, 10, 0.0125),
-    "ponytail": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=4200, segments=7, clump=0.5),
-    "bun": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=4000, segments=7, clump=0.5),
+    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, -0.72, locks=240, strands=4150, segments=8, clump=0.6),
+    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, -1.80, locks=240, strands=3650, segments=9, clump=0.65, radius=0.0125),
+    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, -1.42, 0.062, 3.0, 0.016, 0.85, 170, 3300, 10, 0.0130),
+    "ponytail": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=3700, segments=6, clump=0.5),
+    "bun": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=3700, segments=6, clump=0.5),
 }
 TIES = {"ponytail": np.float32((0, 0.52, -1.17)), "bun": np.float32((0, 0.82, -1.10))}
 
@@ -242,7 +242,7 @@ def grow(
         c = _comb(p, root, bangs, params, s.comb)
         if s.comb != "out":
             c = c - near * s.cling * (c * up).sum(-1, keepdims=True) * up
-        d = _unit(0.9 * d + _unit(c) + s.rise * (1 - t) ** (3 if s.comb != "back" else 2) * up * (length < 9)[:, None])
+        d = _unit(0.9 * d + _unit(c) + s.rise * (1 - t) ** (3 if s.comb != "back" else 2) * up)
         p = p + size * d
         height, up = skull(p)
         p = p - (near[:, 0] * s.cling * 0.7 * np.maximum(height - lift, 0))[:, None] * up
@@ -324,8 +324,8 @@ def _choose(area: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
 def _shades(lock: np.ndarray, params: HeadParams, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     "Tone and grey of each strand."
     n = len(lock)
-    tone = np.exp(rng.normal(0, 0.20, lock.max() + 1)[lock] + rng.normal(0, 0.16, n))
-    return tone.astype(np.float32), (rng.random(n) < params.grey) * rng.uniform(0.7, 1, n)
+    tone = np.exp(rng.normal(0, 0.16, lock.max() + 1)[lock] + rng.normal(0, 0.11, n))
+    return tone.astype(np.float32), (rng.random(n) < params.grey) * rng.uniform(0.35, 0.85, n)
 
 
 def under_hat(
@@ -351,7 +351,7 @@ def scalp_strands(
     root, normal, n = p[pick], normal[pick], len(pick)
     top = step_up(root[:, 1] - 0.70, 0.10)
     length = (s.sides + (s.length - s.sides) * top) * (1 + 0.28 * params.hair_length) * rng.uniform(0.72, 1.1, n)
-    fringe = s.comb == "fall" and rng.random() < 0.4
+    fringe = s.comb == "fall" and params.hat == "none" and rng.random() < 0.4
     bangs = fringe & (np.abs(root[:, 0]) < 0.40) & (root[:, 2] > 0.30) & (root[:, 1] > 0.8)
     layer = rng.uniform(0, 1, n) ** 0.7
     path = grow(root, normal, layer, length, bangs, params)
@@ -386,8 +386,8 @@ def _inner(hair: Strands, layer: np.ndarray, params: HeadParams, rng: np.random.
     s = STYLES[params.style]
     if params.style in ("buzz", "receding"):
         return []
-    some = np.argsort(layer)[: {"fall": 700, "tie": 500, "out": 700}.get(s.comb, 500)]
-    path = hair.path[some][:, :: 2 if s.segments > 7 else 1]
+    some = np.argsort(layer)[: {"fall": 550, "out": 550}.get(s.comb, 400)]
+    path = hair.path[some][:, ::2]
     if s.comb == "out":
         path = path[:, : max(3, int(0.75 * path.shape[1]))]
     path = path - 0.02 * _unit(path - SKULL) * np.linspace(0, 1, path.shape[1])[:, None]
@@ -399,7 +399,7 @@ def _tied(params: HeadParams, rng: np.random.Generator) -> list[Strands]:
     "The tail of a ponytail or the knot of a bun."
     if params.style not in TIES:
         return []
-    at, n = TIES[params.style], 1500
+    at, n = TIES[params.style], 1200
     tail = Style("tail", wave=0.03, turns=1.5, clump=0.5, locks=60, frizz=0.02)
     t = np.linspace(0, 1, 9, dtype=np.float32)[None, :, None]
     spread = rng.normal(size=(n, 1, 3)).astype(np.float32)
@@ -497,7 +497,7 @@ def beard_strands(
     path = np.stack(path, 1).astype(np.float32)[:, :: 3 if params.beard_style == "stubble" else 1]
     path, lock = _lock(path, Style("beard", clump=0.45, locks=220, frizz=0.10 * BEARD_LENGTHS[params.beard_style]), np.sign(x), rng)
     tone, grey = _shades(lock, params, rng)
-    return [Strands(_outside(path), (0.005 if params.beard_style == "stubble" else 0.0095) * rng.uniform(0.7, 1.2, n), 0.85 * tone, grey, "beard", 0.3)]
+    return [Strands(_outside(path), (0.005 if params.beard_style == "stubble" else 0.0095 + 0.003 * lip) * rng.uniform(0.7, 1.2, n), 0.85 * tone, grey, "beard", 0.3)]
 
 # %% ../nbs/01b_hair.ipynb #4a1c0020
 GREY = np.float32((0.46, 0.45, 0.44))  # linear albedo of a grey strand
@@ -517,7 +517,7 @@ def strand_mesh(
     strands: Strands,
     params: HeadParams,
     expression: Expression = NEUTRAL,
-    volume: float = 1.0,  # weight of the volume's normal against the tube's
+    volume: float = 0.85,  # weight of the volume's normal against the tube's
 ) -> Mesh:
     "Strands as a mesh on the person's head; its canonical points are those before bending."
     c, (n, k) = strands.path, strands.path.shape[:2]
@@ -532,7 +532,7 @@ def strand_mesh(
     flat = _unit(out - (out * t).sum(-1, keepdims=True) * t)
     normal = _unit(spoke + volume * flat[:, :, None]).reshape(-1, 3)
     base = np.float32(params.hair) + strands.grey[:, None].astype(np.float32) * (GREY - np.float32(params.hair))
-    colour = base[:, None] * (strands.tone[:, None] * ((0.75 + 0.30 * s) if params.style in ("afro", "curly") else (0.62 + 0.55 * s)))[..., None]
+    colour = base[:, None] * (strands.tone[:, None] * ((0.75 + 0.30 * s) if params.style in ("afro", "curly") else (0.68 + 0.46 * s)))[..., None]
     colour = np.repeat(np.clip(colour, 0.003, 0.9).reshape(-1, 3), 3, 0).astype(np.float32)
     shine = dict(roughness=0.5, specular=0.3) if strands.part == "hair" and params.style not in ("afro", "buzz") else dict(roughness=0.6, specular=0.25)
     return Mesh(bend(p, params, expression), _tube_faces(n, k), normal.astype(np.float32), colour, p, np.full(len(p), PART[strands.part], np.uint8), **shine)
