@@ -69,12 +69,12 @@ EYE_RADIUS = 0.150
 def _skull(p: np.ndarray) -> np.ndarray:
     d = ellipsoid(p, (0, 0.36, -0.13), (0.79, 0.86, 0.95))
     d = smooth_union(d, ellipsoid(p, (0, -0.16, 0.20), (0.575, 0.78, 0.62)), 0.22)  # face
-    d = smooth_union(d, capsule(p, (0.47, -0.36, 0.00), (0.425, -0.66, 0.10), 0.120, 0.115), 0.16)  # ramus of the jaw
-    d = smooth_union(d, capsule(p, (0.425, -0.66, 0.10), (0.10, -0.985, 0.60), 0.115, 0.110), 0.15)  # its body
+    d = smooth_union(d, capsule(p, (0.46, -0.34, -0.02), (0.40, -0.65, 0.09), 0.120, 0.110), 0.17)  # ramus of the jaw
+    d = smooth_union(d, capsule(p, (0.40, -0.65, 0.09), (0.09, -0.985, 0.61), 0.110, 0.108), 0.16)  # its body
     d = smooth_union(d, ellipsoid(p, (0, -0.985, 0.60), (0.17, 0.135, 0.155)), 0.12)  # chin
     d = smooth_union(d, ellipsoid(p, (0.40, -0.14, 0.52), (0.22, 0.15, 0.19)), 0.16)  # cheekbone
-    d = smooth_union(d, ellipsoid(p, (0, -0.57, 0.57), (0.30, 0.27, 0.265)), 0.14)  # around the mouth
-    d = smooth_union(d, ellipsoid(p, (0.39, -0.41, 0.37), (0.205, 0.29, 0.25)), 0.16)  # cheek
+    d = smooth_union(d, ellipsoid(p, (0, -0.54, 0.585), (0.29, 0.29, 0.270)), 0.14)  # around the mouth
+    d = smooth_union(d, ellipsoid(p, (0.365, -0.41, 0.40), (0.205, 0.30, 0.25)), 0.17)  # cheek
     d = smooth_cut(d, ellipsoid(p, (0.80, 0.16, 0.52), (0.16, 0.26, 0.20)), 0.16)  # temple
     return smooth_union(d, capsule(p, (0.10, 0.27, 0.76), (0.46, 0.29, 0.60), 0.085, 0.06), 0.13)  # ridge of the brow
 
@@ -100,6 +100,7 @@ def _eye_region(p: np.ndarray, d: np.ndarray) -> np.ndarray:
 # %% ../nbs/01_heads.ipynb #9ad3f158
 def _nose(p: np.ndarray, d: np.ndarray) -> np.ndarray:
     d = smooth_union(d, capsule(p, (0, 0.22, 0.775), (0, -0.18, 0.985), 0.055, 0.075), 0.11)  # bridge
+    d = smooth_union(d, ellipsoid(p, (0, -0.16, 0.85), (0.105, 0.24, 0.13)), 0.05)
     d = smooth_union(d, ellipsoid(p, (0, -0.245, 1.005), (0.098, 0.085, 0.105)), 0.07)  # tip
     d = smooth_union(d, ellipsoid(p, (0.108, -0.275, 0.900), (0.062, 0.068, 0.098)), 0.04)  # wing
     d = smooth_union(d, capsule(p, (0, -0.30, 0.99), (0, -0.355, 0.87), 0.030, 0.035), 0.03)  # columella
