@@ -14,8 +14,8 @@ from .heads import Head, Mesh
 
 # %% auto #0
 __all__ = ['CENTRE', 'RIG', 'RINGS', 'LAMPS', 'LIGHTS', 'LAMP_RADIUS', 'EXPOSURE', 'Camera', 'direction', 'best_variant',
-           'lamp_sky', 'camera_rays', 'View', 'photograph', 'render_view', 'relight', 'tone', 'untone', 'compose',
-           'light_from_direction', 'random_light', 'light_direction', 'true_flow']
+           'lamp_sky', 'camera_rays', 'View', 'photograph', 'render_sky', 'render_view', 'relight', 'tone', 'untone',
+           'compose', 'light_from_direction', 'random_light', 'light_direction', 'true_flow']
 
 # %% ../nbs/02_lightstage.ipynb #786d27a4
 @dataclass(frozen=True)
@@ -112,12 +112,13 @@ def _film(width: int, height: int) -> dict:
     return {"type": "hdrfilm", "width": width, "height": height, "rfilter": {"type": "box"}, "pixel_format": "rgba", "component_format": "float32"}
 
 
-def _cameras(mi, cameras: tuple[Camera, ...], size: int):
+def _cameras(mi, cameras: tuple[Camera, ...], size: int, **sampler):
     "One Mitsuba sensor for all cameras: their pictures come side by side."
+    sampler = sampler or {"type": "independent"}
     look = lambda c: mi.ScalarTransform4f().look_at([float(x) for x in c.position], [float(x) for x in CENTRE], [0, 1, 0])
     each = {f"camera{i:03d}": {"type": "perspective", "fov": c.fov, "to_world": look(c), "near_clip": 1.0, "far_clip": 100.0,
-                               "film": _film(size, size), "sampler": {"type": "independent"}} for i, c in enumerate(cameras)}
-    return mi.load_dict({"type": "batch", "film": _film(size * len(cameras), size), "sampler": {"type": "independent"}, **each})
+                               "film": _film(size, size), "sampler": sampler} for i, c in enumerate(cameras)}
+    return mi.load_dict({"type": "batch", "film": _film(size * len(cameras), size), "sampler": sampler, **each})
 
 
 def camera_rays(camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -209,9 +210,9 @@ def photograph(
     mi = _mitsuba(variant)
     meshes = head.meshes()
     sensor = _cameras(mi, tuple(cameras), size)
-    stack, alpha = _light_by_light(mi, meshes, sensor, LIGHTS if lights is None else lights, spp, seed)
+    stack, alpha = _sky_by_sky(mi, meshes, sensor, [lamp_sky(d) for d in (LIGHTS if lights is None else lights)], spp, seed)
     joined = _join(meshes)
-    hits = _hits(mi, joined, sensor)
+    hits = _hits(mi, joined, _cameras(mi, tuple(cameras), size, type="stratified", jitter=False))  # through the pixels' centres
     views = []
     for i, camera in enumerate(cameras):
         w = slice(i * size, (i + 1) * size)
@@ -219,19 +220,44 @@ def photograph(
     return views
 
 
-def _light_by_light(mi, meshes, sensor, lights, spp, seed) -> tuple[np.ndarray, np.ndarray]:
-    "[L,H,W*cameras,3] linear light and [H,W*cameras] coverage."
+def _sky_by_sky(mi, meshes, sensor, skies, spp, seed) -> tuple[np.ndarray, np.ndarray]:
+    "[L,H,W*cameras,3] linear light and [H,W*cameras] coverage, one picture per map of the sky."
     shapes = {f"shape{i:02d}": _shape(mi, m) for i, m in enumerate(meshes)}
-    scene = mi.load_dict({"type": "scene", **shapes, "sky": {"type": "envmap", "bitmap": mi.Bitmap(lamp_sky(lights[0]))}})
+    scene = mi.load_dict({"type": "scene", **shapes, "sky": {"type": "envmap", "bitmap": mi.Bitmap(np.ascontiguousarray(skies[0], np.float32))}})
     path = mi.load_dict({"type": "path", "max_depth": 4, "hide_emitters": True})
     params, pictures = mi.traverse(scene), []
-    for k, towards in enumerate(lights):
-        sky = lamp_sky(towards)
+    for k, sky in enumerate(skies):
         params["sky.data"] = mi.TensorXf(np.concatenate([sky, sky[:, : params["sky.data"].shape[1] - sky.shape[1]]], 1))
         params.update()
-        pictures.append(np.array(mi.render(scene, sensor=sensor, integrator=path, spp=spp, seed=(seed + 7919 * k) % 2**32)))
+        trace = lambda again: np.array(mi.render(scene, sensor=sensor, integrator=path, spp=spp, seed=(seed + 7919 * k + 104729 * again) % 2**32))
+        pictures.append(_without_nan(trace))
     stack = np.stack(pictures).astype(np.float32)
     return np.maximum(stack[..., :3], 0), stack[..., 3].mean(0).clip(0, 1)
+
+
+def _without_nan(trace, tries: int = 8) -> np.ndarray:
+    "A picture whose pixels are finite: about one sample in ten million of the material is not, and its pixel is traced again."
+    picture = trace(0)
+    for again in range(1, tries):
+        if (fine := np.isfinite(picture).all(-1)).all():
+            break
+        picture = np.where(fine[..., None], picture, trace(again))
+    return np.nan_to_num(picture, posinf=0)
+
+
+def render_sky(
+    head: Head,
+    sky: np.ndarray,  # [h,2h,3] radiance, latitude-longitude, as of `lamp_sky`
+    camera: Camera = Camera(),
+    size: int = 128,  # pixels a side
+    spp: int = 64,  # samples per pixel
+    seed: int = 0,
+    variant: str | None = None,  # of Mitsuba; None: the fastest that works here
+) -> tuple[np.ndarray, np.ndarray]:  # [H,W,3] linear light, premultiplied, and [H,W] coverage
+    "A head under a whole sky, in one go: what sums of lamps are measured against."
+    mi = _mitsuba(variant)
+    stack, alpha = _sky_by_sky(mi, head.meshes(), _cameras(mi, (camera,), size), [np.float32(sky)], spp, seed)
+    return stack[0], alpha
 
 
 def render_view(head: Head, camera: Camera = Camera(), **how) -> View:
