@@ -9,15 +9,17 @@ __all__ = ['HELD_OUT', 'MANNEQUIN', 'FORMAT', 'HEADS', 'POINT_STEP', 'DEPTH_STEP
            'hub_features', 'to_table', 'from_table', 'bounding_box', 'encode_view', 'decode_row', 'bytes_per_column',
            'rig_views', 'render_head', 'Recipe', 'shard_name', 'content_digest', 'file_digest', 'write_shard',
            'describe_shard', 'params_json', 'read_recipe', 'read_shard', 'head_facts', 'histogram', 'as_ranges',
-           'card_header', 'card_tables', 'data_card', 'card_is_whole', 'write_manifest', 'read_manifest', 'build_lock',
-           'one_thread', 'finished_shards', 'Estimate', 'estimate_build', 'wanted_identities', 'disk_errors',
-           'build_profiles', 'run_shards', 'check_profiles', 'profile_folder', 'view_arrays', 'decode_profiles',
-           'ViewRecord', 'ProfileSet', 'load_profiles', 'LightTable', 'pool_points', 'flow_from_points',
-           'weights_digest', 'describe', 'head_extent', 'LatentCache', 'latent_key', 'encode_lights', 'fits_cells',
-           'build_latents', 'draw_pair', 'gather_pairs', 'sample_pairs', 'EvalPair', 'eval_pairs', 'pair_images']
+           'card_header', 'seen_from', 'card_tables', 'data_card', 'card_is_whole', 'write_manifest', 'read_manifest',
+           'build_lock', 'one_thread', 'finished_shards', 'Estimate', 'estimate_build', 'wanted_identities',
+           'disk_errors', 'build_profiles', 'run_shards', 'check_profiles', 'profile_folder', 'view_arrays',
+           'decode_profiles', 'ViewRecord', 'ProfileSet', 'load_profiles', 'LightTable', 'pool_points',
+           'flow_from_points', 'weights_digest', 'describe', 'head_extent', 'LatentCache', 'latent_key',
+           'encode_lights', 'fits_cells', 'build_latents', 'draw_pair', 'gather_pairs', 'sample_pairs', 'EvalPair',
+           'eval_pairs', 'pair_images']
 
 # %% ../nbs/03_profiles.ipynb #508a33ff
 import contextlib, errno, hashlib, io, json, multiprocessing, os, re, shutil, threading, time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -429,13 +431,22 @@ def card_header(
     return '\n'.join(lines + ['---', ''])
 
 # %% ../nbs/03_profiles.ipynb #5ca4d005
+@lru_cache(maxsize=None)
+def seen_from(
+    identity:int, # seed of the head
+    views:int, # how many cameras
+    seed:int, # of the data set
+)->tuple[tuple[float,float],...]: # yaw and pitch, degrees
+    "Returns from where a head is seen."
+    return tuple((RIG[c].yaw, RIG[c].pitch) for c in rig_views(identity, views, seed))
+
 def card_tables(
     recipe:Recipe, # how the set is made
     shards:list[dict], # entries of the manifest
 )->tuple[list, list]: # (what, how much) and (parameter, how often)
     "Returns the rows of the card's two tables."
     people = sorted(s['identity'] for s in shards if s['identity'] != MANNEQUIN)
-    seen = [RIG[c] for i in people for c in rig_views(i, recipe.views_per_identity, recipe.seed)]
+    seen = [angles for i in people for angles in seen_from(i, recipe.views_per_identity, recipe.seed)]
     held, grey = sum(map(is_held_out, people)), ' and the grey mannequin' if len(people) < len(shards) else ''
     command = f'`icportrait data build FOLDER --identities {as_ranges(people)} --views {recipe.views_per_identity} --size {recipe.size} --spp {recipe.spp} --seed {recipe.seed}`'
     what = [('identities', f'{len(people)}: {len(people) - held} for training, {held} held out (seeds from {HELD_OUT} on){grey}'),
@@ -445,7 +456,7 @@ def card_tables(
         ('versions', f'layout {recipe.format}, heads {recipe.heads}, renderer `{recipe.renderer}`')]
     facts = [head_facts(i) for i in people]
     counts = [(k, histogram([f[k] for f in facts])) for k in (facts[0] if facts else {})]
-    degrees = [(k, ', '.join(f'{v:g}: {n}' for v, n in zip(*np.unique([getattr(c, k) for c in seen], return_counts=True)))) for k in ('yaw', 'pitch')]
+    degrees = [(name, ', '.join(f'{v:g}: {n}' for v, n in sorted(Counter(angles[k] for angles in seen).items()))) for k, name in enumerate(('yaw', 'pitch'))]
     return what, counts + degrees
 
 def data_card(

@@ -147,15 +147,14 @@ def test_one_worker_or_two(tmp_path, whole):
 
 
 SCRIPT = '''
-import sys, time
+import os, sys, time
 import torch; torch.set_num_threads(1)
 from icportrait.profiles import build_profiles, toy_views as toy
-def toy_views(identity, *a, **k): time.sleep(.01); return toy(identity, *a, **k)
-import os
+def toy_views(identity, *a, **k): time.sleep(.02); return toy(identity, *a, **k)
 for _ in sys.stdin:
     pid = os.fork()
     if not pid:
-        try: build_profiles(sys.argv[1], 150, 1, 16, render=toy_views, with_mannequin=False, progress=False)
+        try: build_profiles(sys.argv[1], int(sys.argv[2]), 1, 16, render=toy_views, with_mannequin=False, progress=False)
         except BaseException as e: print(e, file=sys.stderr); os._exit(1)
         os._exit(0)
     print(pid, flush=True)
@@ -167,38 +166,38 @@ for _ in sys.stdin:
 def test_killed_twenty_times(tmp_path):
     "At random moments; no finished shard is lost or changed, and the set ends up as if nothing had happened."
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'x')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'x'), '200'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     def start(): p.stdin.write('go\n'); p.stdin.flush(); return int(p.stdout.readline())
     def shards(): return {o.name: o.read_bytes() for o in (tmp_path/'x').glob('head-*.parquet')}
     rng, before, kills = np.random.default_rng(0), {}, 0
     for _ in range(20):
         pid = start()
-        time.sleep(rng.uniform(.02, .15))
+        time.sleep(rng.uniform(.05, .3))
         os.kill(pid, signal.SIGKILL)
         kills += p.stdout.readline() == f'end {-signal.SIGKILL}\n'
         now = shards()
         assert before.items() <= now.items()
         before = now
-    assert kills == 20 and 0 < len(before) < 150
+    assert kills == 20 and 0 < len(before) < 200
     start()
     assert p.stdout.readline() == 'end 0\n'
     p.stdin.close(); p.wait()
     assert before.items() <= shards().items() and check_profiles(tmp_path/'x')['problems'] == []
-    assert contents(tmp_path/'x') == contents(build(tmp_path/'y', 150, views_per_identity=1, size=16, with_mannequin=False))
+    assert contents(tmp_path/'x') == contents(build(tmp_path/'y', 200, views_per_identity=1, size=16, with_mannequin=False))
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='POSIX processes')
 def test_two_builds_at_once(tmp_path):
     "The second is refused in one line; the first is not disturbed."
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'x')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'x'), '40'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     p.stdin.write('go\n'); p.stdin.flush(); p.stdout.readline()
     deadline = time.time() + 60
     while not list((tmp_path/'x').glob('head-*.parquet')): assert time.time() < deadline; time.sleep(.01)
-    with pytest.raises(ProfileError, match='another build'): build(tmp_path/'x', 150, views_per_identity=1, size=16, with_mannequin=False)
+    with pytest.raises(ProfileError, match='another build'): build(tmp_path/'x', 40, views_per_identity=1, size=16, with_mannequin=False)
     assert p.stdout.readline() == 'end 0\n'
     p.stdin.close(); p.wait()
-    assert check_profiles(tmp_path/'x')['problems'] == [] and check_profiles(tmp_path/'x')['identities'] == 150
+    assert check_profiles(tmp_path/'x')['problems'] == [] and check_profiles(tmp_path/'x')['identities'] == 40
 
 
 def test_card(toy):
