@@ -101,7 +101,7 @@ def webp(
 
 def encode_olat(
     olat:np.ndarray, # [L,H,W,3] linear
-    quality:int=85, # of the WebP
+    quality:int=70, # of the WebP
 )->tuple[list[bytes], float]: # one file per lamp, and the scale
     "Returns square-root encoded pictures of every lamp, and the linear value that white stands for."
     lit = olat.max(-1)
@@ -206,7 +206,7 @@ def encode_view(
     camera:int, # index into RIG
     params:str='{}', # the head's parameters, json
     expression:str='{}', # json; empty is neutral
-    quality:int=85, # of the lamps' WebP
+    quality:int=70, # of the lamps' WebP
 )->dict: # one row of SCHEMA
     "Returns a view as one row of the table."
     olat, scale = encode_olat(view.olat, quality)
@@ -258,7 +258,7 @@ def render_head(
     identity:int, # seed; -1 is the mannequin
     cameras:list[Camera], # of RIG
     size:int=128, # px
-    spp:int=8, # samples per pixel and lamp
+    spp:int=6, # samples per pixel and lamp
     seed:int=0, # of the path tracer
 )->list[View]: # path traced, one per camera
     "Returns path-traced views of an identity."
@@ -271,9 +271,9 @@ class Recipe:
     "Everything that decides the bytes of a data set, apart from which identities are in it."
     views_per_identity:int = 5
     size:int = 128
-    spp:int = 8
+    spp:int = 6
     seed:int = 0
-    quality:int = 85
+    quality:int = 70
     renderer:str = 'render_head'
     format:int = FORMAT
     heads:int = HEADS
@@ -632,10 +632,10 @@ def build_profiles(
     identities=range(0, 40), # seeds of the heads, or how many from 0 on; HELD_OUT and up are held out
     views_per_identity:int=5, # cameras that see each
     size:int=128, # px
-    spp:int=8, # samples per pixel and lamp
+    spp:int=6, # samples per pixel and lamp
     seed:int=0, # of cameras and path tracer
     workers:int=0, # processes of one thread each; 0 renders here, with all threads
-    quality:int=85, # of the lamps' WebP, 0 to 100
+    quality:int=70, # of the lamps' WebP, 0 to 100
     with_mannequin:bool=True, # add the grey mean head in every camera
     render=render_head, # identity, cameras, size, spp, seed -> list of View
     progress:bool=True, # show a bar
