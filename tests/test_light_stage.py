@@ -1,0 +1,46 @@
+"What is measured of the light stage, tiny, and kept as a result."
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, command, error_line
+
+TINY = dict(size=32, spp=2, heads=1, views=2, fine_size=32, fine_spp=16)
+
+
+@pytest.fixture(scope='module')
+def measured(tmp_path_factory):
+    "The run folder of a tiny measurement, with a data set of two identities and the mannequin."
+    from icportrait.profiles import build_profiles, toy_views
+    root = tmp_path_factory.mktemp('light')
+    build_profiles(root/'set', [0, 1], 2, 32, render=toy_views, progress=False)
+    given = [o for k, v in dict(TINY, data=root/'set').items() for o in ('-p', f'{k}={v}')]
+    done = command('run', 'measure_light_stage', *given, '--out', root/'run', timeout=900)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_figures(measured):
+    "Every figure is there, and in a range that a wrong one would leave."
+    m = json.loads((measured/'run'/'metrics.json').read_text())
+    assert m['lights'] == 24 and m['identities'] == 2 and m['views'] == 6
+    assert m['bytes_per_view'] == round(sum(o.stat().st_size for o in (measured/'set').glob('*.parquet'))/6)
+    assert 0 < m['core_seconds_per_view'] == pytest.approx(sum(m['core_seconds'].values()), abs=1e-3)
+    assert set(m['core_seconds']) == {'meshes', 'scene', 'tracing', 'truth', 'encoding'} and m['megasamples_per_core_second'] > 0
+    assert m['linearity_db'] > 18 and m['flow_error_px'] < 1 and .6 < m['visibility_agreement'] <= 1 and m['albedo_error'] < .1
+    assert m['cells'] > 300 and len(m['environment_db']) == 5
+
+
+def test_results(measured, tmp_path):
+    "`results light-stage` keeps the run and prints it."
+    (tmp_path/'data'/'results').mkdir(parents=True)
+    (tmp_path/'nbs').symlink_to(ROOT/'nbs')
+    shutil.copy(ROOT/'settings.ini', tmp_path)
+    env = dict(ICPORTRAIT_HOME=str(tmp_path))
+    error_line(command('results', 'light-stage', '--json', env=env))
+    kept = command('results', 'light-stage', '--keep', measured/'run', '--picture', 'seconds.png', '--json', env=env)
+    assert kept.returncode == 0, kept.stderr
+    result = json.loads(kept.stdout)
+    assert result['figures'] == json.loads((measured/'run'/'metrics.json').read_text())
+    assert 'icportrait run measure_light_stage' in result['provenance']['command'] and (tmp_path/'data'/'results'/'light-stage.jpg').exists()
+    assert json.loads(command('results', 'light-stage', '--json', env=env).stdout) == result
