@@ -168,9 +168,9 @@ STYLES = {
     "quiff": Style("back", 0.80, 0.14, 0.25, 0.5, 2.4, locks=220, strands=4900),
     "curly": Style("out", 0.62, 0.50, 0.26, 0.25, 0.8, wave=0.050, turns=2.6, clump=0.80, locks=420, strands=2700, segments=12, radius=0.012),
     "afro": Style("out", 0.35, 0.40, 0.40, 0.0, 2.0, wave=0.042, turns=2.0, clump=0.35, locks=1500, strands=4300, segments=8, radius=0.0185, frizz=0.03),
-    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, -0.72, locks=240, strands=4150, segments=8, clump=0.6),
-    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, -1.80, locks=240, strands=3650, segments=9, clump=0.65, radius=0.0125),
-    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, -1.42, 0.062, 3.0, 0.016, 0.85, 170, 3300, 10, 0.0130),
+    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, -0.72, locks=240, strands=4150, segments=8, clump=0.5, radius=0.0130),
+    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, -1.80, locks=240, strands=3650, segments=9, clump=0.5, radius=0.0145),
+    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, -1.42, 0.062, 3.0, 0.016, 0.8, 190, 3300, 10, 0.0140),
     "ponytail": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=3700, segments=6, clump=0.5),
     "bun": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=3700, segments=6, clump=0.5),
 }
@@ -203,7 +203,7 @@ def _comb(p: np.ndarray, root: np.ndarray, bangs: np.ndarray, params: HeadParams
         return _unit(p - np.float32((0, 0.30, -0.2))) * np.float32((1, 1, 1)) + (0.9 if params.style == "curly" else 0.0) * down
     if kind == "tie":
         return _unit(TIES[params.style] - p) + 0.25 * _unit(p - SKULL) * np.float32((1, 0, 0))
-    crest = step_up(p[:, 1] - 0.80, 0.08) * step_up(p[:, 2] + 0.55, 0.12)
+    crest = step_up(p[:, 1] - 0.80, 0.08) * step_up(p[:, 2] + 0.25, 0.12)
     fall = np.stack([side * (1.5 * crest + 0.4 * front * step_up(p[:, 1] - 0.1, 0.1)), -1 + zero, -0.45 * front * step_up(p[:, 1] - 0.3, 0.2)], -1)
     return np.where(bangs[:, None], np.stack([0.15 * params.parting + 0.2 * root[:, 0], -0.5 + zero, 0.9 * step_up(p[:, 1] - 0.85, 0.05)], -1), fall)
 
@@ -392,7 +392,7 @@ def _inner(hair: Strands, layer: np.ndarray, params: HeadParams, rng: np.random.
         path = path[:, : max(3, int(0.75 * path.shape[1]))]
     path = path - 0.02 * _unit(path - SKULL) * np.linspace(0, 1, path.shape[1])[:, None]
     n = len(some)
-    return [Strands(_outside(path), rng.uniform(0.030, 0.045, n), 0.42 * np.ones(n), hair.grey[some] * 0.7, tip=0.5)]
+    return [Strands(_outside(path), rng.uniform(0.030, 0.045, n), 0.55 * np.ones(n), hair.grey[some] * 0.7, tip=0.5)]
 
 
 def _tied(params: HeadParams, rng: np.random.Generator) -> list[Strands]:

@@ -258,7 +258,7 @@ def render_head(
     identity:int, # seed; -1 is the mannequin
     cameras:list[Camera], # of RIG
     size:int=128, # px
-    spp:int=6, # samples per pixel and lamp
+    spp:int=4, # samples per pixel and lamp
     seed:int=0, # of the path tracer
 )->list[View]: # path traced, one per camera
     "Returns path-traced views of an identity."
@@ -271,7 +271,7 @@ class Recipe:
     "Everything that decides the bytes of a data set, apart from which identities are in it."
     views_per_identity:int = 5
     size:int = 128
-    spp:int = 6
+    spp:int = 4
     seed:int = 0
     quality:int = 70
     renderer:str = 'render_head'
@@ -632,7 +632,7 @@ def build_profiles(
     identities=range(0, 40), # seeds of the heads, or how many from 0 on; HELD_OUT and up are held out
     views_per_identity:int=5, # cameras that see each
     size:int=128, # px
-    spp:int=6, # samples per pixel and lamp
+    spp:int=4, # samples per pixel and lamp
     seed:int=0, # of cameras and path tracer
     workers:int=0, # processes of one thread each; 0 renders here, with all threads
     quality:int=70, # of the lamps' WebP, 0 to 100
