@@ -14,8 +14,8 @@ __all__ = ['EYE', 'EYE_RADIUS', 'HAIR_STYLES', 'BEARD_STYLES', 'GLASSES', 'GARME
            'NEUTRAL', 'LIGHT_SKIN', 'DARK_SKIN', 'FOLDS', 'ellipsoid', 'capsule', 'smooth_union', 'smooth_cut',
            'head_distance', 'Mesh', 'march', 'vertex_normals', 'refine', 'onto_surface', 'head_template', 'HeadParams',
            'Expression', 'bend', 'wave_noise', 'blob', 'step_up', 'ridge', 'folds', 'skin_tone', 'paint',
-           'clothes_area', 'clothes_colour', 'head_meshes', 'eye_mesh', 'glasses_mesh', 'earrings_mesh', 'hat_rim',
-           'hat_distance', 'hat_mesh', 'Head', 'mannequin']
+           'clothes_area', 'clothes_colour', 'head_surface', 'head_meshes', 'eye_mesh', 'glasses_mesh', 'earrings_mesh',
+           'hat_rim', 'hat_distance', 'hat_mesh', 'Head', 'mannequin']
 
 # %% ../nbs/01_heads.ipynb #0453f6c0
 def ellipsoid(
@@ -641,8 +641,8 @@ def _faces_of(mesh: Mesh, faces: np.ndarray, **look) -> Mesh:
     return Mesh(mesh.vertices[used], f.reshape(-1, 3).astype(np.int32), mesh.normals[used], mesh.colour[used], mesh.point[used], mesh.part[used], **look)
 
 
-def head_meshes(params: HeadParams, expression: Expression = NEUTRAL, step: float = 0.026) -> tuple[Mesh, ...]:
-    "Skin, lips and garment: the template bent, raised and painted."
+def head_surface(params: HeadParams, expression: Expression = NEUTRAL, step: float = 0.026) -> Mesh:
+    "The template bent, raised and painted; vertex for vertex the same for everybody."
     p, f = head_template(step)
     v = bend(p, params, expression)
     area = clothes_area(p, params)
@@ -651,7 +651,13 @@ def head_meshes(params: HeadParams, expression: Expression = NEUTRAL, step: floa
     pores = 0.0007 * wave_noise(p, params.seed + 14, 20.0, 64) * (1 - area) * (p[:, 1] > -1.2)
     v = _raise(v, f, cloth + pores - 0.016 * folds(p, params.age))
     colour, part = paint(p, params)
-    whole = Mesh(v, f, vertex_normals(v, f), colour, p, part)
+    return Mesh(v, f, vertex_normals(v, f), colour, p, part)
+
+
+def head_meshes(params: HeadParams, expression: Expression = NEUTRAL, step: float = 0.026) -> tuple[Mesh, ...]:
+    "Skin, lips and garment, each of its own material."
+    whole = head_surface(params, expression, step)
+    f, part = whole.faces, whole.part
     garment, lips = (part[f] == PART["clothes"]).any(1), (part[f] == PART["lips"]).all(1)
     skin = _faces_of(whole, ~garment & ~lips, roughness=0.52, specular=0.32)
     rest = [_faces_of(whole, lips, roughness=0.34, specular=0.45)]

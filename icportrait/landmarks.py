@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
-from .heads import EYE, EYE_RADIUS, Head, HeadParams, Mesh, head_mesh, head_template
+from .heads import EYE, EYE_RADIUS, Head, HeadParams, Mesh, NEUTRAL, Expression, head_surface, head_template
 from .lightstage import CENTRE, Camera, View, _join, _mitsuba, _shape, camera_rays, true_flow
 
 # %% auto #0
@@ -155,10 +155,11 @@ class Landmarks(NamedTuple):
 
 def landmark_points(
     params: HeadParams,
+    expression: Expression = NEUTRAL,
 ) -> np.ndarray:  # [68,3] world
     "Where somebody's landmarks are in space."
     corners, w = _anchors()
-    return (head_mesh(params).vertices[corners] * w[..., None]).sum(1).astype(np.float32)
+    return (head_surface(params, expression).vertices[corners] * w[..., None]).sum(1).astype(np.float32)
 
 
 def landmarks(
@@ -168,7 +169,7 @@ def landmarks(
 ) -> Landmarks:
     "Somebody's landmarks in the picture of a camera."
     head = Head(head) if isinstance(head, HeadParams) else head
-    points = landmark_points(head.params)
+    points = landmark_points(head.params, head.expression)
     return Landmarks(*project(points, camera, size), sight(head, camera, points))
 
 # %% ../nbs/02c_landmarks.ipynb #2c000016
