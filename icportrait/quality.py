@@ -71,10 +71,11 @@ class Renders:
     images:Tensor # [N,3,H,W] uint8
     labels:dict # attribute -> [N] class; -1 for the mannequin, who has none
     identity:np.ndarray # [N]
+    mask:Tensor # [N,1,H,W] bool: the head
     def __len__(self): return len(self.images)
     def __getitem__(self, pick): # positions [n] or which [N] bool -> Renders
         pick = torch.as_tensor(pick)
-        return Renders(self.images[pick], {k: v[pick] for k, v in self.labels.items()}, self.identity[pick.numpy()])
+        return Renders(self.images[pick], {k: v[pick] for k, v in self.labels.items()}, self.identity[pick.numpy()], self.mask[pick])
 
 def scene(profiles:ProfileSet, i:int, seed:list)->tuple[np.ndarray, Tensor]: # light [L,3], picture [3,H,W] in [0,1]
     "A view under a light and before a wall that follow from the seed, as in pretraining."
@@ -93,15 +94,17 @@ def draw_renders(
     mirror:bool=True, # every other picture
 )->Renders:
     "Returns renders: every view once, in random order, then every view again under another light."
-    views, images, labels, rng = np.arange(len(profiles)) if views is None else np.asarray(views), [], [], np.random.default_rng([seed, 7])
+    views, images, labels, masks, rng = np.arange(len(profiles)) if views is None else np.asarray(views), [], [], [], np.random.default_rng([seed, 7])
     if not len(views): raise ValueError('there is no view to draw renders of')
     known = {int(i): profiles.params(int(i)) for i in set(profiles.identity[views].tolist()) - {MANNEQUIN}}
     order = np.concatenate([rng.permutation(views) for _ in range(-(-n//len(views)))])[:n]
     for j, i in enumerate(order):
         light, x = scene(profiles, int(i), [seed, int(i), j//len(views)])
         seen = attributes_of(known[who], int(profiles.camera[i]), light) if (who := int(profiles.identity[i])) != MANNEQUIN else dict.fromkeys(ATTRIBUTES, -1)
-        images.append((resize(x[None], size or profiles.size)[0].clamp(0, 1)*255).round().byte()); labels.append(seen)
-    made = Renders(torch.stack(images), {k: torch.tensor([o[k] for o in labels]) for k in ATTRIBUTES}, profiles.identity[order])
+        mask = torch.from_numpy(np.array(profiles.arrays['mask'][profiles.views[i].row]))[None]
+        x, mask = (resize(o[None].float(), size or profiles.size)[0] for o in (x, mask))
+        images.append((x*255).round().byte()); masks.append(mask > .5); labels.append(seen)
+    made = Renders(torch.stack(images), {k: torch.tensor([o[k] for o in labels]) for k in ATTRIBUTES}, profiles.identity[order], torch.stack(masks))
     return flip(made, torch.arange(n) % 2 == 1) if mirror else made
 
 def flip(
@@ -109,8 +112,8 @@ def flip(
     which:Tensor, # [N] bool
 )->Renders:
     "Returns the renders, some of them mirrored."
-    images = torch.where(which[:, None, None, None], renders.images.flip(-1), renders.images)
-    return Renders(images, {k: torch.where(which & (v >= 0), mirrored(k, v), v) for k, v in renders.labels.items()}, renders.identity)
+    images, mask = (torch.where(which[:, None, None, None], x.flip(-1), x) for x in (renders.images, renders.mask))
+    return Renders(images, {k: torch.where(which & (v >= 0), mirrored(k, v), v) for k, v in renders.labels.items()}, renders.identity, mask)
 
 # %% ../nbs/10b_quality.ipynb #0a110012
 class AttributeEncoder(nn.Module):
