@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'small_vae', 'small_unet', 'small_scheduler', 'BaseError', 'Base', 'scale_factor', 'encode', 'decode',
            'autoencoder_loss', 'finish_vae', 'signal_and_noise', 'add_noise', 'denoising_target', 'denoising_loss',
-           'sample_base', 'save_base', 'load_base']
+           'other_sampler', 'sample_base', 'save_base', 'load_base']
 
 # %% ../nbs/04_base.ipynb #c2dc252c
 import json
@@ -212,6 +212,15 @@ def denoising_loss(prediction:Tensor,   # [B,C,h,w] the UNet's output
     return (error*cap.float()).mean()
 
 # %% ../nbs/04_base.ipynb #b197fd7f
+def other_sampler(scheduler,      # of a base
+                  sampler:str='', # name of one of diffusers' schedulers without that word: 'DDIM', 'DPMSolverMultistep', 'UniPCMultistep'; empty: its own kind
+                 ):               # a new scheduler
+    "A scheduler with the same noise schedule and prediction type."
+    import diffusers
+    kind = getattr(diffusers, f'{sampler}Scheduler', None) if sampler else type(scheduler)
+    if not hasattr(kind, 'from_config'): raise BaseError(f'{sampler!r} is no scheduler of diffusers: DDIM, DPMSolverMultistep, UniPCMultistep …')
+    return kind.from_config(scheduler.config)
+
 @torch.no_grad()
 def sample_base(base:Base,
                 n:int,                           # images
@@ -220,10 +229,11 @@ def sample_base(base:Base,
                 prompt:str='',                   # text, where the base has a text encoder
                 guidance_scale:float=1.,         # classifier-free guidance against the empty prompt, 1 = none
                 size:int=None,                   # latent cells per side; the base's own if None
+                sampler:str='',                  # another of diffusers' schedulers with the base's noise schedule, such as 'UniPCMultistep'
                )->Tensor:                        # [n,3,H,W] sRGB in [0,1]
     "Unconditional (or prompted) samples of the base."
     from diffusers.utils.torch_utils import randn_tensor
-    unet, scheduler, size = base.unet, type(base.scheduler).from_config(base.scheduler.config), size or base.unet.config.sample_size
+    unet, scheduler, size = base.unet, other_sampler(base.scheduler, sampler), size or base.unet.config.sample_size
     scheduler.set_timesteps(steps, device=base.device)
     z = randn_tensor((n, unet.config.in_channels, size, size), generator, base.device, base.dtype)*scheduler.init_noise_sigma
     cond, empty = base.condition(n, prompt), base.condition(n, '')
