@@ -658,9 +658,15 @@ def _build(folder, wanted, recipe, workers, render, progress):
     plan = estimate_build(todo, recipe, workers, render)
     if plan.bytes > (free := shutil.disk_usage(folder).free): raise ProfileError(f'{folder}: {plan.bytes/2**20:.0f} MB needed, {free/2**20:.0f} MB free')
     if progress and todo: print(plan, flush=True)
-    for entry in tqdm(run_shards(folder, todo, recipe, workers, render), total=len(todo), unit='identity', disable=not progress):
-        shards.append(entry)
-        write_manifest(folder, recipe, shards)
+    working = run_shards(folder, todo, recipe, workers, render)
+    try:
+        for entry in tqdm(working, total=len(todo), unit='identity', disable=not progress):
+            shards.append(entry)
+            write_manifest(folder, recipe, shards)
+    except KeyboardInterrupt:   # a shard may be whole and not yet listed
+        working.close()
+        write_manifest(folder, recipe, finished_shards(folder, recipe))
+        raise
 
 # %% ../nbs/03_profiles.ipynb #1310c70c
 def run_shards(
