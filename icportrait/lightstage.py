@@ -83,7 +83,7 @@ def _looks(meshes: tuple[Mesh, ...]) -> dict:
 
 
 def _shape(mi, mesh: Mesh, looks: dict | None = None):
-    "A mesh as a Mitsuba shape with one principled material, whose looks are read at the vertices: one material compiles and runs several times faster than ten."
+    "A mesh as a Mitsuba shape with one principled material, whose looks are read at the vertices."
     props = mi.Properties()
     read = {k: {"type": "mesh_attribute", "name": f"vertex_{k}"} for k in ("base_color", *(looks or {}))}
     props["bsdf"] = mi.load_dict({"type": "twosided", "bsdf": {"type": "principled", "specular": 0.35, "clearcoat_gloss": 0.95, **read}})
