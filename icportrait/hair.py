@@ -15,8 +15,8 @@ from .heads import step_up, vertex_normals, wave_noise
 # %% auto #0
 __all__ = ['LOW', 'HIGH', 'STEP', 'SKULL', 'SKULL_RADII', 'ANGLES', 'HEIGHTS', 'RECEDING', 'STYLES', 'TIES', 'FACE', 'FACE_RADII',
            'BEARD_LENGTHS', 'GREY', 'ground', 'skull', 'roots', 'scalp_area', 'brow_line', 'brow_area', 'beard_cover',
-           'covers', 'scalp_cover', 'Style', 'grow', 'cut', 'Strands', 'under_hat', 'scalp_strands', 'brow_strands',
-           'lash_strands', 'beard_strands', 'strand_mesh', 'cap_mesh', 'hair_meshes']
+           'covers', 'Style', 'grow', 'cut', 'Strands', 'under_hat', 'scalp_strands', 'brow_strands', 'lash_strands',
+           'beard_strands', 'strand_mesh', 'cap_mesh', 'hair_meshes']
 
 # %% ../nbs/01b_hair.ipynb #4a1c0006
 LOW, HIGH, STEP = np.float32((-1.9, -2.5, -1.7)), np.float32((1.9, 1.9, 1.6)), 0.05
@@ -130,14 +130,6 @@ def covers(
     scalp = {"buzz": 0.86, "receding": 0.75}.get(params.style, 0.97)
     return {"hair": scalp * scalp_area(p, params), "brows": (0.25 + 0.45 * params.brows) * brow_area(p, params),
             "beard": beard * speckle * beard_cover(p, params)}
-
-
-def scalp_cover(
-    p: np.ndarray,  # [V,3] canonical points of the head mesh
-    params: HeadParams,
-) -> np.ndarray:  # [V] in [0,1]
-    "All of `covers` in one."
-    return np.max(list(covers(p, params).values()), 0)
 
 # %% ../nbs/01b_hair.ipynb #4a1c0012
 @dataclass(frozen=True)
