@@ -526,8 +526,8 @@ def strand_mesh(
     base = np.float32(params.hair) + strands.grey[:, None].astype(np.float32) * (GREY - np.float32(params.hair))
     colour = base[:, None] * (strands.tone[:, None] * ((0.75 + 0.30 * s) if params.style in ("afro", "curly") else (0.68 + 0.46 * s)))[..., None]
     colour = np.repeat(np.clip(colour, 0.003, 0.9).reshape(-1, 3), 3, 0).astype(np.float32)
-    shine = dict(roughness=0.5, specular=0.3) if strands.part == "hair" and params.style not in ("afro", "buzz") else dict(roughness=0.6, specular=0.25)
-    return Mesh(bend(p, params, expression), _tube_faces(n, k), normal.astype(np.float32), colour, p, np.full(len(p), PART[strands.part], np.uint8), **shine)
+    roughness = 0.5 if strands.part == "hair" and params.style not in ("afro", "buzz") else 0.6
+    return Mesh(bend(p, params, expression), _tube_faces(n, k), normal.astype(np.float32), colour, p, np.full(len(p), PART[strands.part], np.uint8), roughness)
 
 
 def cap_mesh(
@@ -548,7 +548,7 @@ def cap_mesh(
     p = (under_hat(p, params) if params.hat != "none" else p).astype(np.float32)
     shade = 0.40 * (1 + 0.15 * wave_noise(p * np.float32((1, 0.3, 1)), params.seed + 36, 7.0))
     colour = np.clip((np.float32(params.hair) + 0.7 * params.grey * (GREY - np.float32(params.hair))) * shade[:, None], 0.003, 0.9)
-    return Mesh(bend(p, params), f, vertex_normals(p, f), colour.astype(np.float32), p, np.full(len(p), PART["hair"], np.uint8), 0.7, 0.1)
+    return Mesh(bend(p, params), f, vertex_normals(p, f), colour.astype(np.float32), p, np.full(len(p), PART["hair"], np.uint8), 0.7)
 
 
 def hair_meshes(

@@ -176,8 +176,8 @@ class Mesh:
     point: np.ndarray  # [V,3] float32, canonical point: the vertex's place on the template
     part: np.ndarray  # [V] uint8, index into PARTS
     roughness: float = 0.55
-    specular: float = 0.35
     clearcoat: float = 0.0
+    metallic: float = 0.0
 
 
 PARTS = ("background", "skin", "lips", "brows", "beard", "eyes", "hair", "clothes", "glasses", "hat", "jewellery")
@@ -659,9 +659,9 @@ def head_meshes(params: HeadParams, expression: Expression = NEUTRAL, step: floa
     whole = head_surface(params, expression, step)
     f, part = whole.faces, whole.part
     garment, lips = (part[f] == PART["clothes"]).any(1), (part[f] == PART["lips"]).all(1)
-    skin = _faces_of(whole, ~garment & ~lips, roughness=0.52, specular=0.32)
-    rest = [_faces_of(whole, lips, roughness=0.34, specular=0.45)]
-    return (skin, *rest, *([_faces_of(whole, garment, roughness=0.9, specular=0.1)] if garment.any() else []))
+    skin = _faces_of(whole, ~garment & ~lips, roughness=0.52)
+    rest = [_faces_of(whole, lips, roughness=0.34)]
+    return (skin, *rest, *([_faces_of(whole, garment, roughness=0.9)] if garment.any() else []))
 
 
 @lru_cache(maxsize=None)
@@ -696,7 +696,7 @@ def eye_mesh(params: HeadParams, side: int, expression: Expression = NEUTRAL) ->
     centre, ball = np.float32(EYE) * np.float32((side, 1, 1)), (u * bulge[:, None]) @ turn.T * np.float32(EYE_RADIUS)
     v = (ball + bend(centre[None], params)[0]).astype(np.float32)
     colour = np.clip(_iris(u, params, size), 0.004, 0.95).astype(np.float32)
-    return Mesh(v, f, vertex_normals(v, f), colour, (centre + ball).astype(np.float32), np.full(len(u), PART["eyes"], np.uint8), 0.12, 0.6, 1.0)
+    return Mesh(v, f, vertex_normals(v, f), colour, (centre + ball).astype(np.float32), np.full(len(u), PART["eyes"], np.uint8), 0.12, clearcoat=1.0)
 
 # %% ../nbs/01_heads.ipynb #f82e10e5
 def _tube(path: np.ndarray, radius: float, closed: bool, sides: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -713,12 +713,12 @@ def _tube(path: np.ndarray, radius: float, closed: bool, sides: int = 8) -> tupl
     return v.reshape(-1, 3).astype(np.float32), np.r_[quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]].astype(np.int32)
 
 
-def _tubes(tubes: list, params: HeadParams, colour, part: str, roughness: float, specular: float) -> Mesh:
+def _tubes(tubes: list, params: HeadParams, colour, part: str, roughness: float, metallic: float = 0.0) -> Mesh:
     "Tubes [(vertices, faces)] of template space as one mesh on a person."
     starts = np.cumsum([0] + [len(v) for v, _ in tubes])
     p, f = np.concatenate([v for v, _ in tubes]).astype(np.float32), np.concatenate([f + s for (_, f), s in zip(tubes, starts)])
     v = bend(p, params)
-    return Mesh(v, f, vertex_normals(v, f), np.tile(np.float32(colour), (len(v), 1)), p, np.full(len(v), PART[part], np.uint8), roughness, specular)
+    return Mesh(v, f, vertex_normals(v, f), np.tile(np.float32(colour), (len(v), 1)), p, np.full(len(v), PART[part], np.uint8), roughness, metallic=metallic)
 
 
 def glasses_mesh(params: HeadParams) -> Mesh | None:
@@ -736,7 +736,7 @@ def glasses_mesh(params: HeadParams) -> Mesh | None:
     flip, thick = np.float32((-1, 1, 1)), rng.choice((0.010, 0.016, 0.021))
     tubes = [_tube(q, thick * s, c) for q, s, c in ((rim, 1, True), (rim * flip, 1, True), (bridge, 1, False), (arm, 0.9, False), (arm * flip, 0.9, False))]
     colour = ((0.015, 0.013, 0.012), (0.10, 0.035, 0.02), (0.40, 0.38, 0.35), (0.03, 0.04, 0.09), (0.45, 0.30, 0.10))[rng.integers(5)]
-    return _tubes(tubes, params, colour, "glasses", 0.25, 0.6)
+    return _tubes(tubes, params, colour, "glasses", 0.25)
 
 
 def earrings_mesh(params: HeadParams) -> Mesh | None:
@@ -748,7 +748,7 @@ def earrings_mesh(params: HeadParams) -> Mesh | None:
     ring = np.c_[0.815 + 0 * w, -0.245 - radius + radius * np.cos(w), 0.00 + radius * np.sin(w)]
     tubes = [_tube(np.float32(ring * s), thick, True) for s in ((1, 1, 1), (-1, 1, 1))]
     gold = np.random.default_rng([params.seed, 6]).random() < 0.5
-    return _tubes(tubes, params, (0.75, 0.52, 0.18) if gold else (0.70, 0.70, 0.72), "jewellery", 0.2, 0.9)
+    return _tubes(tubes, params, (0.75, 0.52, 0.18) if gold else (0.70, 0.70, 0.72), "jewellery", 0.2, metallic=1.0)
 
 # %% ../nbs/01_heads.ipynb #f82e10e6
 def hat_rim(p: np.ndarray) -> np.ndarray:
@@ -780,7 +780,7 @@ def hat_mesh(params: HeadParams) -> Mesh | None:
     knit = np.cos(azimuth * 64) if params.hat == "beanie" else wave_noise(p, params.seed + 16, 8.0)
     v = _raise(bend(p, params), f, 0.007 * knit + 0.008 * wave_noise(p, params.seed + 17, 1.5))
     colour = np.clip((0.02 + 0.4 * rng.random(3) ** 2) * (1 + 0.18 * knit[:, None]), 0.004, 0.9).astype(np.float32)
-    return Mesh(v, f, vertex_normals(v, f), colour, p, np.full(len(v), PART["hat"], np.uint8), 0.95, 0.1)
+    return Mesh(v, f, vertex_normals(v, f), colour, p, np.full(len(v), PART["hat"], np.uint8), 0.95)
 
 # %% ../nbs/01_heads.ipynb #f82e10e7
 def _grey(mesh: Mesh) -> Mesh:

@@ -77,9 +77,9 @@ def _mitsuba(variant: str | None):
 
 
 def _looks(meshes: tuple[Mesh, ...]) -> dict:
-    "What the material varies over the vertices [V] of all meshes; what shines more than any skin is metal."
+    "What the material varies over the vertices [V] of all meshes."
     each = lambda value: np.concatenate([np.full(len(m.vertices), value(m), np.float32) for m in meshes])
-    return dict(roughness=each(lambda m: m.roughness), clearcoat=each(lambda m: m.clearcoat), metallic=each(lambda m: float(m.specular > 0.8)))
+    return dict(roughness=each(lambda m: m.roughness), clearcoat=each(lambda m: m.clearcoat), metallic=each(lambda m: m.metallic))
 
 
 def _shape(mi, mesh: Mesh, looks: dict | None = None):
