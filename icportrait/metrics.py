@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['psnr', 'ssim', 'bootstrap_ci', 'fit_light', 'angle_between', 'light_error', 'IdentityEncoder', 'embed', 'rank1',
-           'verification_auc', 'identity_pictures', 'vary', 'cosine_softmax_loss', 'train_identity',
-           'save_identity_encoder', 'load_identity_encoder', 'matching_scores', 'other_people', 'other_lights',
-           'nearest_person', 'copy_scores']
+           'verification_auc', 'identity_pictures', 'vary', 'cosine_softmax_loss', 'train_identity', 'save_encoder',
+           'load_encoder', 'load_identity_encoder', 'matching_scores', 'other_people', 'other_lights', 'nearest_person',
+           'copy_scores']
 
 # %% ../nbs/10_metrics.ipynb #bf5d0a0f
 import json
@@ -213,8 +213,8 @@ def train_identity(
     return encoder.eval(), result
 
 # %% ../nbs/10_metrics.ipynb #77e3806e
-def save_identity_encoder(
-    encoder:IdentityEncoder, # trained
+def save_encoder(
+    encoder:nn.Module, # trained, with a `config` that makes another
     folder:str|Path, # made where it is missing
     card:dict, # what it was trained on, and its figures
 )->Path: # the folder
@@ -225,17 +225,26 @@ def save_identity_encoder(
     with atomic_path(folder/'card.json') as p: p.write_text(json.dumps(dict(config=encoder.config, **card), indent=1) + '\n')
     return folder
 
+def load_encoder(
+    kind:type, # of the encoder
+    folder:str|Path, # of save_encoder
+    name:str, # for errors
+    remedy:str, # what to do where there is none
+)->nn.Module: # frozen, ready for use
+    "Returns a saved encoder."
+    folder = Path(folder)
+    try:
+        encoder = kind(**json.loads((folder/'card.json').read_text())['config'])
+        encoder.load_state_dict({k: v.float() for k, v in load_file(folder/'model.safetensors').items()})
+    except FileNotFoundError: raise FileNotFoundError(f'{folder} holds no {name} encoder; {remedy}') from None
+    except Exception as e: raise ValueError(f'{folder}: the {name} encoder is damaged or of another version ({str(e).splitlines()[0][:80]}); train it again') from None
+    return encoder.eval().requires_grad_(False)
+
 def load_identity_encoder(
     folder:str|Path|None=None, # None: the one that ships
 )->IdentityEncoder: # ready for use
-    "Returns a saved encoder."
-    folder = Path(folder or data_folder('identity'))
-    try:
-        encoder = IdentityEncoder(**json.loads((folder/'card.json').read_text())['config'])
-        encoder.load_state_dict({k: v.float() for k, v in load_file(folder/'model.safetensors').items()})
-    except FileNotFoundError: raise FileNotFoundError(f'{folder} holds no identity encoder; train one with nbs/experiments/train_identity.ipynb') from None
-    except Exception as e: raise ValueError(f'{folder}: the identity encoder is damaged ({str(e).splitlines()[0][:80]}); train it again') from None
-    return encoder.eval().requires_grad_(False)
+    "Returns the encoder that tells people apart."
+    return load_encoder(IdentityEncoder, folder or data_folder('identity'), 'identity', 'train one with nbs/experiments/train_identity.ipynb')
 
 # %% ../nbs/10_metrics.ipynb #826cf5d9
 @torch.no_grad()

@@ -5,23 +5,21 @@
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'BEARDS', 'DEGRADED', 'HAIR', 'between', 'attributes_of', 'mirrored', 'Renders', 'scene', 'draw_renders',
            'flip', 'AttributeEncoder', 'look', 'blur', 'degrade', 'attribute_loss', 'train_attributes', 'standardise',
-           'save_attribute_encoder', 'load_attribute_encoder', 'frechet_distance', 'kernel_distance', 'fid_ratio',
-           'halves', 'worsened', 'sensitivity', 'attribute_agreement', 'attribute_hits', 'coarse', 'smooth_features',
-           'nearest', 'novelty']
+           'load_attribute_encoder', 'frechet_distance', 'kernel_distance', 'fid_ratio', 'halves', 'worsened',
+           'sensitivity', 'attribute_agreement', 'attribute_hits', 'coarse', 'smooth_features', 'nearest', 'novelty']
 
 # %% ../nbs/10b_quality.ipynb #0a110002
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .heads import HAIR_STYLES
-from .images import atomic_path, resize
+from .images import resize
 from .lightstage import RIG, light_direction, random_light
+from .metrics import load_encoder
 from .profiles import MANNEQUIN, ProfileSet
 from .training import train
 
@@ -223,29 +221,12 @@ def standardise(
     encoder.mean.copy_(features.mean(0)); encoder.std.copy_(features.std(0).clamp_min(1e-3*float(features.std(0).max())))
     return encoder.eval().requires_grad_(False)
 
-def save_attribute_encoder(
-    encoder:AttributeEncoder, # trained
-    folder:str|Path, # made where it is missing
-    card:dict, # what it was trained on, and its figures
-)->Path: # the folder
-    "Writes an encoder in half precision, with its card."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder/'model.safetensors') as p: save_file({k: v.half().contiguous() for k, v in encoder.state_dict().items()}, p)
-    with atomic_path(folder/'card.json') as p: p.write_text(json.dumps(dict(config=encoder.config, **card), indent=1) + '\n')
-    return folder
-
 # %% ../nbs/10b_quality.ipynb #0a110020
 def load_attribute_encoder(
-    folder:str|Path, # of save_attribute_encoder
+    folder:str|Path, # of save_encoder
 )->AttributeEncoder: # ready for use
-    "Returns a saved encoder."
-    folder = Path(folder)
-    try:
-        encoder = AttributeEncoder(**json.loads((folder/'card.json').read_text())['config'])
-        encoder.load_state_dict({k: v.float() for k, v in load_file(folder/'model.safetensors').items()})
-    except FileNotFoundError: raise FileNotFoundError(f'{folder} holds no attribute encoder; `icportrait run evaluate_base` trains one') from None
-    except Exception as e: raise ValueError(f'{folder}: the attribute encoder is damaged or of another version ({str(e).splitlines()[0][:80]}); train it again') from None
-    return encoder.eval().requires_grad_(False)
+    "Returns the encoder that reads attributes."
+    return load_encoder(AttributeEncoder, folder, 'attribute', '`icportrait run evaluate_base` trains one')
 
 # %% ../nbs/10b_quality.ipynb #0a110025
 class _AsTheyAre(nn.Module):
