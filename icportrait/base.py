@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import data_folder
+from .words import WordEncoder, WordTokenizer
 
 # %% ../nbs/04_base.ipynb #9f96ea0a
 def small_vae(latent_channels:int=16, # channels of a latent cell
@@ -58,7 +59,7 @@ class Base:
     vae: nn.Module                  # AutoencoderKL, AutoencoderDC or AutoencoderTiny
     unet: nn.Module                 # UNet2DConditionModel
     scheduler: object               # any diffusers scheduler with `alphas_cumprod`
-    text_encoder: object = None     # CLIPTextModel, where the base has one
+    text_encoder: object = None     # CLIPTextModel, or the small base's WordEncoder, where the base has one
     tokenizer: object = None        # its tokenizer
     path: str = ''                  # folder, file or name that it was loaded from
     prompts: dict = field(default_factory=dict, repr=False, compare=False)  # encoded prompts, kept
@@ -99,11 +100,12 @@ Base.latent_size, Base.image_size, Base.to = _latent_size, property(_image_size)
 @torch.no_grad()
 def _condition(self:Base,
                batch:int,     # samples
-               prompt:str='', # text, ignored by a base without a text encoder
+               prompt:str|list='', # text, or one for each sample; ignored by a base without a text encoder
               )->Tensor:      # [B,S,D] encoder_hidden_states
     "What the UNet's cross-attention reads: the encoded prompt, or one token of zeros."
     if self.text_encoder is None:
         return torch.zeros(batch, 1, self.unet.config.cross_attention_dim, device=self.device, dtype=self.dtype)
+    if not isinstance(prompt, str): return torch.cat([self.condition(1, p) for p in prompt])
     if prompt not in self.prompts:
         longest = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)   # some tokenizers name no limit
         tok = self.tokenizer(prompt, padding='max_length', max_length=longest, truncation=True, return_tensors='pt')
@@ -226,7 +228,7 @@ def sample_base(base:Base,
                 n:int,                           # images
                 steps:int=20,                    # denoising steps
                 generator:torch.Generator=None,  # of the initial noise
-                prompt:str='',                   # text, where the base has a text encoder
+                prompt:str|list='',              # text, where the base has a text encoder; one for all or one for each
                 guidance_scale:float=1.,         # classifier-free guidance against the empty prompt, 1 = none
                 size:int=None,                   # latent cells per side; the base's own if None
                 sampler:str='',                  # another of diffusers' schedulers with the base's noise schedule, such as 'UniPCMultistep'
@@ -285,7 +287,7 @@ def save_base(base:Base,
         for name, content in (('base', info), ('card', card or {})): (tmp/f'{name}.json').write_text(json.dumps(content, indent=1)+'\n')
 
 # %% ../nbs/04_base.ipynb #d72a831f
-_CLASSES = dict(vae=('AutoencoderKL', 'AutoencoderDC', 'AutoencoderTiny'), unet=('UNet2DConditionModel',), text_encoder=('CLIPTextModel',))
+_CLASSES = dict(vae=('AutoencoderKL', 'AutoencoderDC', 'AutoencoderTiny'), unet=('UNet2DConditionModel',), text_encoder=('CLIPTextModel', 'WordEncoder'))
 
 def _read_json(path:Path)->dict:
     "A JSON file, or a BaseError that names it."
@@ -303,7 +305,7 @@ def _load_model(root:Path, part:str, dtype:torch.dtype):
     files = [f.name for f in folder.glob('*.safetensors')]
     if not files: raise BaseError(f'{folder} has no .safetensors weights: only safetensors are read, convert the model first')
     variant = 'fp16' if all('.fp16' in f for f in files) else None
-    cls = getattr(transformers if part == 'text_encoder' else diffusers, name)
+    cls = WordEncoder if name == 'WordEncoder' else getattr(transformers if part == 'text_encoder' else diffusers, name)
     try: return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, variant=variant, dtype=dtype)
     except Exception as e: raise BaseError(f'{folder} could not be loaded: {str(e).strip().splitlines()[0]}') from e
 
@@ -325,7 +327,8 @@ def _load_folder(root:Path, dtype:torch.dtype)->Base:
     base = Base(_load_model(root, 'vae', dtype), _load_model(root, 'unet', dtype), _load_scheduler(root), path=str(root))
     if (root/'text_encoder').is_dir():
         base.text_encoder = _load_model(root, 'text_encoder', dtype)
-        try: base.tokenizer = CLIPTokenizer.from_pretrained(root/'tokenizer', local_files_only=True)
+        kind = WordTokenizer if isinstance(base.text_encoder, WordEncoder) else CLIPTokenizer
+        try: base.tokenizer = kind.from_pretrained(root/'tokenizer', local_files_only=True)
         except Exception as e: raise BaseError(f'{root}/tokenizer could not be loaded: {str(e).strip().splitlines()[0]}') from e
     return base
 

@@ -428,17 +428,19 @@ def build(folder:Annotated[Path, typer.Argument(help="Where the shards go; an un
           identities:Annotated[str, typer.Option(help="A number N: seeds 0 to N-1; FIRST-END: seeds FIRST to END-1; or several of these with commas. 1000000 and up are held out. The set that ships is 28,1000000-1000012.")]='40',
           views:Annotated[int, typer.Option(min=1, max=39, help="Views of each, from the rig's 39 cameras.")]=5,
           size:Annotated[int, typer.Option(help="Pixels.")]=128,
-          spp:Annotated[int, typer.Option(min=1, help="Samples per pixel.")]=4,
+          spp:Annotated[int, typer.Option(min=1, help="Samples per pixel.")]=8,
           seed:Annotated[int, typer.Option(help="Of the cameras.")]=0,
+          quality:Annotated[int, typer.Option(min=0, max=100, help="Of the stored pictures (WebP).")]=80,
+          expressions:Annotated[int, typer.Option(min=0, help="Faces that each head makes beside the neutral one; its views take turns.")]=0,
           estimate:Annotated[bool, typer.Option('--estimate', help="Only say how much time and disk it would take.")]=False,
           workers:Annotated[int, typer.Option(min=0, help="Processes; by default one for each core.")]=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1):
     "Render heads in the light stage. It can be interrupted: the same command goes on."
     wanted = _range(identities)
     from icportrait.profiles import MANNEQUIN,Recipe,build_profiles,estimate_build,wanted_identities
     if estimate:
-        recipe = Recipe(views, size, spp, seed)
+        recipe = Recipe(views, size, spp, seed, quality, expressions)
         return print(estimate_build([MANNEQUIN]+wanted_identities(wanted, recipe, workers), recipe, workers))
-    print(build_profiles(folder, wanted, views, size, spp, seed, workers, progress=True))
+    print(build_profiles(folder, wanted, views, size, spp, seed, workers, quality=quality, expressions=expressions, progress=True))
 
 # %% ../nbs/13_cli.ipynb #8e5776b4
 @data_commands.command()

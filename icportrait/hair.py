@@ -70,15 +70,19 @@ HEIGHTS = (0.86, 0.86, 0.90, 0.78, 0.55, 0.30, 0.08, -0.10, 0.20, 0.26, 0.16, -0
 RECEDING = (0.16, 0.20, 0.26, 0.22, 0.10, 0.02, 0, 0, 0, 0, 0, 0, 0, 0, 0)  # added to the heights
 
 
+def _above_hairline(p: np.ndarray, params: HeadParams) -> np.ndarray:
+    "[N] height above the lower edge of the hair."
+    a = np.degrees(np.arctan2(np.abs(p[:, 0]), p[:, 2] - SKULL[2]))
+    line = np.interp(a, ANGLES, np.float32(HEIGHTS) + (params.style == "receding") * np.float32(RECEDING))
+    return p[:, 1] - line - 0.022 * wave_noise(p, params.seed + 31, 1.3) - 0.012 * wave_noise(p, params.seed + 32, 4.0)
+
+
 def scalp_area(
     p: np.ndarray,  # [N,3] points on the template
     params: HeadParams,
 ) -> np.ndarray:  # [N] in [0,1], density of hair
     "Where the scalp carries hair."
-    a = np.degrees(np.arctan2(np.abs(p[:, 0]), p[:, 2] - SKULL[2]))
-    line = np.interp(a, ANGLES, np.float32(HEIGHTS) + (params.style == "receding") * np.float32(RECEDING))
-    line = line + 0.022 * wave_noise(p, params.seed + 31, 1.3) + 0.012 * wave_noise(p, params.seed + 32, 4.0)
-    area = step_up(p[:, 1] - line, 0.022) * (np.abs(skull(p)[0]) < 0.075) * (params.style != "bald")
+    area = step_up(_above_hairline(p, params), 0.022) * (np.abs(skull(p)[0]) < 0.075) * (params.style != "bald")
     if params.style == "receding":
         crown = np.exp(-(((p - np.float32((0, 1.15, -0.35))) / np.float32((0.45, 0.5, 0.62))) ** 2).sum(-1))
         area = area * (1 - 0.85 * crown)
@@ -128,6 +132,8 @@ def covers(
     beard = {"none": 0.0, "stubble": 0.42}.get(params.beard_style, 0.85)
     speckle = np.clip(0.85 + 0.25 * wave_noise(p, params.seed + 34, 12.0), 0, 1) if params.beard_style == "stubble" else 1.0
     scalp = {"buzz": 0.86, "receding": 0.75}.get(params.style, 0.97)
+    if STYLES[params.style].edge if params.style in STYLES else 0:  # the scalp shows between hairs drawn back, less and less
+        scalp = scalp * (0.35 + 0.65 * step_up(_above_hairline(p, params) - 0.06, 0.02))
     return {"hair": scalp * scalp_area(p, params), "brows": (0.25 + 0.45 * params.brows) * brow_area(p, params),
             "beard": beard * speckle * beard_cover(p, params)}
 
@@ -141,6 +147,8 @@ class Style:
     lift: float = 0.08  # height of the outermost strands above the skull
     cling: float = 0.6  # [0,1] how closely they follow the skull
     rise: float = 0.6  # how much they stand up at the root
+    pressed: float = 0.0  # how much the comb bends them at the root already
+    edge: float = 0.0  # [0,1] how much denser they grow along the hairline than elsewhere
     low: float = -9.0  # cut off below this height
     wave: float = 0.0  # amplitude of waves or curls
     turns: float = 2.0  # waves along a strand
@@ -160,11 +168,11 @@ STYLES = {
     "quiff": Style("back", 0.80, 0.14, 0.25, 0.5, 2.4, locks=220, strands=4900),
     "curly": Style("out", 0.62, 0.50, 0.26, 0.25, 0.8, wave=0.050, turns=2.6, clump=0.80, locks=420, strands=2700, segments=12, radius=0.012),
     "afro": Style("out", 0.35, 0.40, 0.40, 0.0, 2.0, wave=0.042, turns=2.0, clump=0.35, locks=1500, strands=4300, segments=8, radius=0.0185, frizz=0.03),
-    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, -0.72, locks=240, strands=4150, segments=8, clump=0.5, radius=0.0130),
-    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, -1.80, locks=240, strands=3650, segments=9, clump=0.5, radius=0.0145),
-    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, -1.42, 0.062, 3.0, 0.016, 0.8, 190, 3300, 10, 0.0140),
-    "ponytail": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=3700, segments=6, clump=0.5),
-    "bun": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.25, locks=260, strands=3700, segments=6, clump=0.5),
+    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, low=-0.72, locks=240, strands=4150, segments=8, clump=0.5, radius=0.0130),
+    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, low=-1.80, locks=240, strands=3650, segments=9, clump=0.5, radius=0.0145),
+    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, low=-1.42, wave=0.062, turns=3.0, frizz=0.016, clump=0.8, locks=190, strands=3300, segments=10, radius=0.0140),
+    "ponytail": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.1, 4.0, 0.8, locks=260, strands=4400, segments=11, clump=0.4, frizz=0.008),
+    "bun": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.1, 4.0, 0.8, locks=260, strands=4400, segments=11, clump=0.4, frizz=0.008),
 }
 TIES = {"ponytail": np.float32((0, 0.52, -1.17)), "bun": np.float32((0, 0.82, -1.10))}
 
@@ -222,8 +230,9 @@ def grow(
     steps: int = 16,
 ) -> np.ndarray:  # [N,steps+1,3] points of template space
     "Let strands walk over the head as the style combs them."
-    s, p, d = STYLES[params.style], root.copy(), normal
-    path, size = [p], (length / steps)[:, None].astype(np.float32)
+    s, p = STYLES[params.style], root.copy()
+    d = _unit(normal + s.pressed * _unit(_comb(p, root, bangs, params, s.comb)))
+    path, size = [p - np.float32(0.012) * normal], (length / steps)[:, None].astype(np.float32)  # open ends stay in the skin
     side = np.where(root[:, 0] >= (_part_at(params) if s.comb == "fall" else 0), 1.0, -1.0)
     front = step_up(root[:, 2] - 0.15, 0.2) if s.comb == "back" else 0.0
     lift = s.lift * (0.25 + 0.75 * layer) * (0.35 + 0.65 * step_up(root[:, 1] - 0.45, 0.15) * (0.6 + 0.8 * front) if s.comb in ("part", "back", "whorl") else 1.0)
@@ -251,9 +260,10 @@ def cut(
     path: np.ndarray,  # [N,K,3]
     stop: np.ndarray,  # [N] in [0,1], share of the path that is kept
     points: int,
+    dense: float = 1.0,  # above 1: closer to each other near the root
 ) -> np.ndarray:  # [N,points,3]
-    "The first part of each strand, sampled evenly."
-    t = np.linspace(0, 1, points)[None] * stop[:, None] * (path.shape[1] - 1)
+    "The first part of each strand, sampled evenly or more densely near the root."
+    t = np.linspace(0, 1, points)[None] ** dense * stop[:, None] * (path.shape[1] - 1)
     i = np.minimum(t.astype(int), path.shape[1] - 2)
     w, rows = (t - i)[..., None].astype(np.float32), np.arange(len(path))[:, None]
     return path[rows, i] * (1 - w) + path[rows, i + 1] * w
@@ -317,7 +327,8 @@ def _shades(lock: np.ndarray, params: HeadParams, rng: np.random.Generator) -> t
     "Tone and grey of each strand."
     n = len(lock)
     tone = np.exp(rng.normal(0, 0.16, lock.max() + 1)[lock] + rng.normal(0, 0.11, n))
-    return tone.astype(np.float32), (rng.random(n) < params.grey) * rng.uniform(0.35, 0.85, n)
+    grey = params.grey * (1 + 0.45 * rng.normal(size=lock.max() + 1)[lock] + 0.35 * rng.normal(size=n))
+    return tone.astype(np.float32), np.clip(grey, 0, 0.9)
 
 
 def under_hat(
@@ -339,7 +350,8 @@ def scalp_strands(
         return []
     s, rng = STYLES[params.style], np.random.default_rng([abs(params.seed), 41])
     p, normal = roots()
-    pick = _choose(scalp_area(p, params), s.strands, rng)
+    sparse = 1 - s.edge * step_up(_above_hairline(p, params) - 0.12, 0.03)
+    pick = _choose(scalp_area(p, params) * sparse, s.strands, rng)
     root, normal, n = p[pick], normal[pick], len(pick)
     top = step_up(root[:, 1] - 0.70, 0.10)
     length = (s.sides + (s.length - s.sides) * top) * (1 + 0.28 * params.hair_length) * rng.uniform(0.72, 1.1, n)
@@ -347,7 +359,7 @@ def scalp_strands(
     bangs = fringe & (np.abs(root[:, 0]) < 0.40) & (root[:, 2] > 0.30) & (root[:, 1] > 0.8)
     layer = rng.uniform(0, 1, n) ** 0.7
     path = grow(root, normal, layer, length, bangs, params)
-    path = cut(path, _stop(path, bangs, params, rng), s.segments + 1)
+    path = cut(path, _stop(path, bangs, params, rng), s.segments + 1, 1.6 if s.comb == "tie" else 1.0)  # those drawn tight must not cut corners through the skull
     side = np.sign(root[:, 0] - _part_at(params))
     path, lock = _lock(path, s, side, rng)
     if s.comb == "fall":

@@ -490,7 +490,7 @@ def bend(
         out += _express(v, expression)
     skull = 1 / (1 + np.exp(-(v[:, 1] + 1.15) / 0.12))  # the shoulders keep their size
     out = out * (1 + skull[:, None] * np.float32([0.055 * s["head_width"], 0.045 * s["head_height"], 0.045 * s["head_depth"]]))
-    out[:, 0] += 0.022 * s["asymmetry"] * skull * (out[:, 1] * 0.6 + 0.25 * np.sin(3 * out[:, 1]))
+    out[:, 0] += 0.014 * s["asymmetry"] * skull * (out[:, 1] * 0.6 + 0.25 * np.sin(3 * out[:, 1]))
     return out.astype(np.float32)
 
 # %% ../nbs/01_heads.ipynb #043bdd60
@@ -616,10 +616,10 @@ def paint(
 
 def clothes_area(p: np.ndarray, params: HeadParams) -> np.ndarray:
     "[V] in [0,1]: where the garment covers the template."
-    x, front = np.abs(p[:, 0]), step_up(p[:, 2], 0.05)
-    cut = {"crew": (-1.47, 0.10 * np.exp(-((x / 0.30) ** 2))), "v_neck": (-1.44, 0.42 * np.clip(1 - x / 0.42, 0, 1)), "scoop": (-1.50, 0.30 * np.clip(1 - (x / 0.62) ** 2, 0, 1)),
-           "turtleneck": (-1.17, 0.05 + 0 * x), "shirt": (-1.34, 0.36 * np.clip(1 - x / 0.26, 0, 1))}[params.garment]
-    return step_up(cut[0] + 0.05 * (1 - front) - cut[1] * front - p[:, 1], 0.006)
+    x, z = p[:, 0], p[:, 2] + 0.25  # around the neck
+    front = (1 + z / (np.hypot(x, z) + 1e-6)) / 2  # 0 at the nape, 1 at the throat
+    nape, drop, narrow = dict(crew=(-1.24, 0.25, 2.0), v_neck=(-1.24, 0.52, 5.0), scoop=(-1.33, 0.36, 2.2), turtleneck=(-1.14, 0.05, 1.0), shirt=(-1.20, 0.42, 9.0))[params.garment]
+    return step_up(nape - drop * front**narrow - p[:, 1], 0.006)
 
 
 def clothes_colour(p: np.ndarray, params: HeadParams) -> np.ndarray:
@@ -633,6 +633,17 @@ def clothes_colour(p: np.ndarray, params: HeadParams) -> np.ndarray:
 # %% ../nbs/01_heads.ipynb #f82e10e4
 def _raise(v: np.ndarray, f: np.ndarray, amount: np.ndarray) -> np.ndarray:
     return v + vertex_normals(v, f) * amount[:, None].astype(np.float32)
+
+
+def _off_eyes(v: np.ndarray, p: np.ndarray, params: HeadParams) -> np.ndarray:
+    "Skin [V,3] pushed out of the eyeballs where bending drew it in; the rims of the lids, which touch them, stay."
+    for side in (1, -1):
+        centre = np.float32(EYE) * np.float32((side, 1, 1))
+        d = v - bend(centre[None], params)[0]
+        r, away = np.linalg.norm(d, axis=-1), np.linalg.norm(p - centre, axis=-1)
+        inside = (away > EYE_RADIUS + 0.015) & (r < EYE_RADIUS + 0.014)
+        v = v + np.where(inside, (EYE_RADIUS + 0.014) / (r + 1e-6) - 1, 0)[:, None] * d
+    return v.astype(np.float32)
 
 
 def _faces_of(mesh: Mesh, faces: np.ndarray, **look) -> Mesh:
@@ -649,7 +660,7 @@ def head_surface(params: HeadParams, expression: Expression = NEUTRAL, step: flo
     thick, collar = dict(turtleneck=(0.045, 0.0), shirt=(0.030, 0.05)).get(params.garment, (0.022, 0.012)), np.exp(-(((area - 0.75) / 0.2) ** 2))
     cloth = area * (thick[0] + thick[1] * blob(p, (0.3, -1.4, 0.1), (0.6, 0.14, 0.8)) + 0.012 * wave_noise(p * np.float32((1, 0.4, 1)), params.seed + 7, 1.4)) + 0.006 * collar
     pores = 0.0007 * wave_noise(p, params.seed + 14, 20.0, 64) * (1 - area) * (p[:, 1] > -1.2)
-    v = _raise(v, f, cloth + pores - 0.016 * folds(p, params.age))
+    v = _off_eyes(_raise(v, f, cloth + pores - 0.016 * folds(p, params.age)), p, params)
     colour, part = paint(p, params)
     return Mesh(v, f, vertex_normals(v, f), colour, p, part)
 

@@ -121,7 +121,7 @@ def _film(width: int, height: int) -> dict:
 
 def _cameras(mi, cameras: tuple[Camera, ...], size: int, **sampler):
     "One Mitsuba sensor for all cameras: their pictures come side by side."
-    sampler = sampler or {"type": "independent"}
+    sampler = sampler or {"type": "multijitter"}
     look = lambda c: mi.ScalarTransform4f().look_at([float(x) for x in c.position], [float(x) for x in CENTRE], [0, 1, 0])
     each = {f"camera{i:03d}": {"type": "perspective", "fov": c.fov, "to_world": look(c), "near_clip": 1.0, "far_clip": 100.0,
                                "film": _film(size, size), "sampler": sampler} for i, c in enumerate(cameras)}

@@ -19,9 +19,10 @@ from .control import AdapterError
 from .images import ImageError, data_folder, from_pil, load_image, resize, to_pil, to_rgb
 from .matching import Matches, MatchingNet, resize_flow, resize_map, warp
 from .stitching import AppearanceNet, FRef, Injected, mask_image, stitched_prediction, warp_picture
+from .words import WordEncoder,WordTokenizer
 
 # %% auto #0
-__all__ = ['NETS', 'as_images', 'paired', 'ICPortraitPipeline', 'match_latents', 'match', 'find_flow', 'denoise',
+__all__ = ['NETS', 'WORDS', 'as_images', 'paired', 'ICPortraitPipeline', 'match_latents', 'match', 'find_flow', 'denoise',
            'PortraitOutput', 'load_pipeline']
 
 # %% ../nbs/08_portrait.ipynb #716c8124
@@ -274,6 +275,7 @@ def _settle(*modules):
         for p in m.parameters(): p.data = p.data.clone()
 
 NETS = dict(matching_net=MatchingNet, appearance=AppearanceNet) # the pipeline's adapters, by folder
+WORDS = dict(text_encoder=WordEncoder, tokenizer=WordTokenizer) # what diffusers cannot save by itself
 
 def _save_pretrained(self,
                      folder:str|Path, # made if it is not there
@@ -281,12 +283,14 @@ def _save_pretrained(self,
                     ):
     "Write base and adapters; every weight as safetensors."
     nets = {n: getattr(self, n) for n in NETS}
+    words = {n: getattr(self, n) for n,kind in WORDS.items() if isinstance(getattr(self, n), kind)}
     kwargs['safe_serialization'] = True
-    self.register_modules(**dict.fromkeys(NETS))
+    self.register_modules(**dict.fromkeys([*nets, *words]))
     try: DiffusionPipeline.save_pretrained(self, folder, **kwargs)
-    finally: self.register_modules(**nets)
+    finally: self.register_modules(**nets, **words)
     for n,net in nets.items():
         if net is not None: net.save(Path(folder)/n)
+    for n,part in words.items(): part.save_pretrained(Path(folder)/n)
 
 @classmethod
 def _from_pretrained(cls,
@@ -297,6 +301,7 @@ def _from_pretrained(cls,
     if not (Path(folder)/'model_index.json').is_file(): raise FileNotFoundError(f"No pipeline in {folder}: model_index.json is missing")
     given = {n: kwargs.pop(n) for n in NETS if n in kwargs}
     pipe = super(ICPortraitPipeline, cls).from_pretrained(folder, **{'use_safetensors': True, **kwargs})
+    if (Path(folder)/'tokenizer'/'words.json').is_file(): pipe.register_modules(**{n: kind.from_pretrained(Path(folder)/n, dtype=pipe.unet.dtype) for n,kind in WORDS.items()})
     _settle(pipe.vae, pipe.unet, pipe.text_encoder)
     found = {n: net.from_folder(pipe.unet, Path(folder)/n) for n,net in NETS.items() if (Path(folder)/n).is_dir() and n not in given}
     pipe.register_modules(**found, **given)

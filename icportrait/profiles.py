@@ -8,11 +8,11 @@ __all__ = ['HELD_OUT', 'MANNEQUIN', 'FORMAT', 'HEADS', 'POINT_STEP', 'DEPTH_STEP
            'encode_olat', 'read_image', 'decode_olat', 'pack_map', 'unpack_map', 'normal_to_bytes', 'bytes_to_normal',
            'hub_features', 'to_table', 'from_table', 'bounding_box', 'encode_view', 'decode_row', 'bytes_per_column',
            'rig_views', 'render_head', 'Recipe', 'shard_name', 'content_digest', 'file_digest', 'write_shard',
-           'describe_shard', 'params_json', 'read_recipe', 'read_shard', 'head_facts', 'histogram', 'as_ranges',
-           'card_header', 'seen_from', 'card_tables', 'data_card', 'card_is_whole', 'write_manifest', 'read_manifest',
-           'build_lock', 'one_thread', 'finished_shards', 'Estimate', 'estimate_build', 'wanted_identities',
-           'disk_errors', 'build_profiles', 'run_shards', 'check_profiles', 'profile_folder', 'view_arrays',
-           'decode_profiles', 'ViewRecord', 'ProfileSet', 'load_profiles', 'LightTable', 'pool_points',
+           'expressions_of', 'describe_shard', 'params_json', 'read_recipe', 'read_shard', 'head_facts', 'histogram',
+           'as_ranges', 'card_header', 'seen_from', 'card_tables', 'data_card', 'card_is_whole', 'write_manifest',
+           'read_manifest', 'build_lock', 'one_thread', 'finished_shards', 'Estimate', 'estimate_build',
+           'wanted_identities', 'disk_errors', 'build_profiles', 'run_shards', 'check_profiles', 'profile_folder',
+           'view_arrays', 'decode_profiles', 'ViewRecord', 'ProfileSet', 'load_profiles', 'LightTable', 'pool_points',
            'flow_from_points', 'weights_digest', 'describe', 'head_extent', 'LatentCache', 'latent_key',
            'encode_lights', 'fits_cells', 'build_latents', 'draw_pair', 'gather_pairs', 'sample_pairs', 'EvalPair',
            'eval_pairs', 'pair_images']
@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .heads import PART, Head, HeadParams, mannequin
+from .heads import NEUTRAL, PART, Expression, Head, HeadParams, mannequin
 from .images import atomic_path, data_folder, linear_to_srgb, resize, srgb_to_linear
 from .lightstage import LIGHTS, RIG, Camera, View, compose, photograph, random_light, relight
 
@@ -40,7 +40,7 @@ from .lightstage import LIGHTS, RIG, Camera, View, compose, photograph, random_l
 HELD_OUT = 1_000_000   # identities from here on are never trained on, in any stage
 MANNEQUIN = -1         # the grey mean head, present in both splits and in every camera of the rig
 FORMAT = 2             # version of the layout on disk
-HEADS = 2              # version of heads, hair and lamps: raised when a seed no longer gives the same pictures
+HEADS = 3              # version of heads, hair and lamps: raised when a seed no longer gives the same pictures
 
 class ProfileError(ValueError):
     "A profile data set that cannot be built, read or trusted."
@@ -84,6 +84,7 @@ def toy_views(
     size:int=128, # px
     spp:int=8, # ignored: the ball has no noise
     seed:int=0, # ignored
+    expression:Expression=NEUTRAL, # ignored: it has no face
 )->list[View]: # one per camera
     "Returns views of a patterned ball."
     return [toy_view(identity, c, size) for c in cameras]
@@ -101,7 +102,7 @@ def webp(
 
 def encode_olat(
     olat:np.ndarray, # [L,H,W,3] linear
-    quality:int=70, # of the WebP
+    quality:int=80, # of the WebP
 )->tuple[list[bytes], float]: # one file per lamp, and the scale
     "Returns square-root encoded pictures of every lamp, and the linear value that white stands for."
     lit = olat.max(-1)
@@ -206,7 +207,7 @@ def encode_view(
     camera:int, # index into RIG
     params:str='{}', # the head's parameters, json
     expression:str='{}', # json; empty is neutral
-    quality:int=70, # of the lamps' WebP
+    quality:int=80, # of the lamps' WebP
 )->dict: # one row of SCHEMA
     "Returns a view as one row of the table."
     olat, scale = encode_olat(view.olat, quality)
@@ -258,11 +259,12 @@ def render_head(
     identity:int, # seed; -1 is the mannequin
     cameras:list[Camera], # of RIG
     size:int=128, # px
-    spp:int=4, # samples per pixel and lamp
+    spp:int=8, # samples per pixel and lamp
     seed:int=0, # of the path tracer
+    expression:Expression=NEUTRAL, # what the face does
 )->list[View]: # path traced, one per camera
     "Returns path-traced views of an identity."
-    head = mannequin() if identity == MANNEQUIN else Head(HeadParams.random(identity))
+    head = mannequin() if identity == MANNEQUIN else Head(HeadParams.random(identity), expression=expression)
     return photograph(head, tuple(cameras), size=size, spp=spp, seed=seed)
 
 # %% ../nbs/03_profiles.ipynb #842044d3
@@ -271,9 +273,10 @@ class Recipe:
     "Everything that decides the bytes of a data set, apart from which identities are in it."
     views_per_identity:int = 5
     size:int = 128
-    spp:int = 4
+    spp:int = 8
     seed:int = 0
-    quality:int = 70
+    quality:int = 80
+    expressions:int = 0
     renderer:str = 'render_head'
     format:int = FORMAT
     heads:int = HEADS
@@ -316,14 +319,24 @@ def write_shard(
     "Renders one identity and writes its shard, whole."
     cameras = rig_views(identity, recipe.views_per_identity, recipe.seed)
     seed = int(np.random.default_rng([recipe.seed, identity + 1]).integers(2**31))
-    views = render(identity, [RIG[c] for c in cameras], size=recipe.size, spp=recipe.spp, seed=seed)
-    rows = [encode_view(v, identity, c, params_json(identity), quality=recipe.quality) for v, c in zip(views, cameras, strict=True)]
+    rows = []
+    for k, expression in enumerate(expressions_of(identity, recipe)):
+        mine = cameras[k::1 + recipe.expressions]
+        views = render(identity, [RIG[c] for c in mine], size=recipe.size, spp=recipe.spp, seed=seed + k, expression=expression) if mine else []
+        said = json.dumps({} if expression == NEUTRAL else asdict(expression))
+        rows += [encode_view(v, identity, c, params_json(identity), said, recipe.quality) for v, c in zip(views, mine, strict=True)]
+    rows.sort(key=lambda row: row['camera'])
     table = to_table(rows)
     note = dict(recipe=asdict(recipe), digest=content_digest(from_table(table)))   # as they will be read: numbers in 32 bits
     table = table.replace_schema_metadata(dict(icportrait=json.dumps(note), huggingface=json.dumps(dict(info=dict(features=hub_features())))))
     path = Path(folder)/shard_name(identity)
     with atomic_path(path) as p: pq.write_table(table, p, compression='none', use_dictionary=False, write_statistics=False, write_page_checksum=True)
     return describe_shard(path, identity, len(rows))
+
+def expressions_of(identity:int, recipe:Recipe)->list: # of Expression
+    "Returns the faces that a head makes: the neutral one and as many others as the recipe wants; its cameras take turns."
+    more = 0 if identity == MANNEQUIN else recipe.expressions
+    return [NEUTRAL] + [Expression.random(1000*identity + k) for k in range(more)]
 
 def describe_shard(path:Path, identity:int, rows:int)->dict:
     "Returns a shard's entry of the manifest."
@@ -448,7 +461,7 @@ def card_tables(
     people = sorted(s['identity'] for s in shards if s['identity'] != MANNEQUIN)
     seen = [angles for i in people for angles in seen_from(i, recipe.views_per_identity, recipe.seed)]
     held, grey = sum(map(is_held_out, people)), ' and the grey mannequin' if len(people) < len(shards) else ''
-    command = f'`icportrait data build FOLDER --identities {as_ranges(people)} --views {recipe.views_per_identity} --size {recipe.size} --spp {recipe.spp} --seed {recipe.seed}`'
+    command = f'`icportrait data build FOLDER --identities {as_ranges(people)} --views {recipe.views_per_identity} --size {recipe.size} --spp {recipe.spp} --seed {recipe.seed} --quality {recipe.quality}{f" --expressions {recipe.expressions}" if recipe.expressions else ""}`'
     what = [('identities', f'{len(people)}: {len(people) - held} for training, {held} held out (seeds from {HELD_OUT} on){grey}'),
         ('views', f'{sum(s["rows"] for s in shards)}: {recipe.views_per_identity} of {len(RIG)} cameras for each head, one of them near the front'),
         ('light', f'{recipe.lamps} lamps, one picture for each; WebP of quality {recipe.quality}'), ('pictures', f'{recipe.size} px, {recipe.spp} samples per pixel and lamp'),
@@ -610,6 +623,7 @@ def wanted_identities(
     rig_views(0, recipe.views_per_identity)
     if not 8 <= recipe.size <= 4096 or recipe.spp < 1: raise ProfileError(f'size must be 8 to 4096 px and spp at least 1, not {recipe.size} and {recipe.spp}')
     if not 0 <= recipe.quality <= 100: raise ProfileError(f'quality must be 0 to 100, not {recipe.quality}')
+    if not 0 <= recipe.expressions <= 999: raise ProfileError(f'expressions must be 0 to 999, not {recipe.expressions}')
     if recipe.seed < 0 or workers < 0: raise ProfileError(f'seed and workers must not be negative: {recipe.seed} and {workers}')
     wanted = [int(i) for i in (range(identities) if isinstance(identities, int) else identities)]
     if any(not 0 <= i < 10*HELD_OUT for i in wanted) or len(set(wanted)) < len(wanted): raise ProfileError(f'identities must be different, and 0 to {10*HELD_OUT - 1}')
@@ -632,16 +646,17 @@ def build_profiles(
     identities=range(0, 40), # seeds of the heads, or how many from 0 on; HELD_OUT and up are held out
     views_per_identity:int=5, # cameras that see each
     size:int=128, # px
-    spp:int=4, # samples per pixel and lamp
+    spp:int=8, # samples per pixel and lamp
     seed:int=0, # of cameras and path tracer
     workers:int=0, # processes of one thread each; 0 renders here, with all threads
-    quality:int=70, # of the lamps' WebP, 0 to 100
+    quality:int=80, # of the lamps' WebP, 0 to 100
+    expressions:int=0, # faces that each head makes beside the neutral one; its views take turns
     with_mannequin:bool=True, # add the grey mean head in every camera
     render=render_head, # identity, cameras, size, spp, seed -> list of View
     progress:bool=True, # show a bar
 )->Path: # the folder
     "Renders a data set, or what is missing of it, and returns its folder."
-    folder, recipe = Path(folder), Recipe(views_per_identity, size, spp, seed, quality, render.__name__)
+    folder, recipe = Path(folder), Recipe(views_per_identity, size, spp, seed, quality, expressions, render.__name__)
     wanted = wanted_identities(identities, recipe, workers) + ([MANNEQUIN] if with_mannequin else [])
     wanted.sort(key=lambda i: i != MANNEQUIN)
     with disk_errors(folder):
