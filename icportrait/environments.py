@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from .lightstage import LIGHTS, _mitsuba, direction, lamp_sky, photograph, render_sky, tone
+from .lightstage import LIGHTS, _mitsuba, direction, lamp_sky, photograph, render_sky, sky_rays, tone
 
 # %% auto #0
 __all__ = ['PLACES', 'ENVIRONMENTS', 'SHARPNESS', 'sky_directions', 'irradiance', 'area_light', 'environment', 'turn_environment',
@@ -19,10 +19,8 @@ def sky_directions(
     height: int = 64,  # rows of the map
 ) -> tuple[np.ndarray, np.ndarray]:  # [height,2*height,3] unit vectors; [height,1] solid angle of a pixel, in steradians
     "Where every pixel of a map lies, and how much of the sphere it covers."
-    v, u = (np.arange(height) + 0.5) / height * np.pi, (np.arange(2 * height) + 0.5) / height * np.pi
-    d = np.stack([np.sin(u) * np.sin(v)[:, None], np.broadcast_to(np.cos(v)[:, None], (height, 2 * height)), -np.cos(u) * np.sin(v)[:, None]], -1)
     edges = np.cos(np.arange(height + 1) / height * np.pi)
-    return d.astype(np.float32), ((edges[:-1] - edges[1:]) * np.pi / height)[:, None].astype(np.float32)
+    return sky_rays(height).astype(np.float32), ((edges[:-1] - edges[1:]) * np.pi / height)[:, None].astype(np.float32)
 
 
 def irradiance(

@@ -14,8 +14,8 @@ from .heads import Head, Mesh
 
 # %% auto #0
 __all__ = ['CENTRE', 'RIG', 'RINGS', 'LAMPS', 'LIGHTS', 'LAMP_RADIUS', 'EXPOSURE', 'Camera', 'direction', 'best_variant',
-           'lamp_sky', 'camera_rays', 'View', 'photograph', 'render_sky', 'render_view', 'relight', 'tone', 'untone',
-           'compose', 'light_from_direction', 'random_light', 'light_direction', 'true_flow']
+           'sky_rays', 'lamp_sky', 'camera_rays', 'View', 'photograph', 'render_sky', 'render_view', 'relight', 'tone',
+           'untone', 'compose', 'light_from_direction', 'random_light', 'light_direction', 'true_flow']
 
 # %% ../nbs/02_lightstage.ipynb #786d27a4
 @dataclass(frozen=True)
@@ -102,13 +102,20 @@ def _shape(mi, mesh: Mesh, looks: dict | None = None):
 LAMP_RADIUS = 8.6  # degrees
 
 
+def sky_rays(
+    height: int = 64,  # rows of the map; it is twice as wide
+) -> np.ndarray:  # [height,2*height,3] unit vectors
+    "Where every pixel of a latitude-longitude map lies, as Mitsuba reads it."
+    v, u = (np.arange(height) + 0.5) / height * np.pi, (np.arange(2 * height) + 0.5) / height * np.pi
+    return np.stack([np.sin(u) * np.sin(v)[:, None], np.broadcast_to(np.cos(v)[:, None], (height, 2 * height)), -np.cos(u) * np.sin(v)[:, None]], -1)
+
+
 def lamp_sky(
     towards: np.ndarray,  # [3] unit direction of the lamp
     height: int = 64,  # rows of the map; it is twice as wide
 ) -> np.ndarray:  # [height, 2*height, 3] radiance, latitude-longitude, as Mitsuba reads it
     "An environment map that is dark but for one soft disc."
-    v, u = (np.arange(height) + 0.5) / height * np.pi, (np.arange(2 * height) + 0.5) / height * np.pi
-    d = np.stack([np.sin(u) * np.sin(v)[:, None], np.broadcast_to(np.cos(v)[:, None], (height, 2 * height)), -np.cos(u) * np.sin(v)[:, None]], -1)
+    d, v = sky_rays(height), (np.arange(height) + 0.5) / height * np.pi
     angle = np.degrees(np.arccos(np.clip(d @ towards, -1, 1)))
     disc = np.clip((LAMP_RADIUS - angle) / 2 + 0.5, 0, 1)
     irradiance = (disc * np.maximum(d @ towards, 0) * np.sin(v)[:, None]).sum() * (np.pi / height) ** 2

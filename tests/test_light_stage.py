@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import ROOT, command, error_line
 
-TINY = dict(size=32, spp=2, heads=1, views=2, fine_size=32, fine_spp=16)
+TINY = dict(size=32, spp=2, heads=1, views=2, fine_size=32, fine_spp=16, clean_spp=64)
 
 
 @pytest.fixture(scope='module')
@@ -29,6 +29,7 @@ def test_figures(measured):
     assert set(m['core_seconds']) == {'meshes', 'scene', 'tracing', 'truth', 'encoding'} and m['megasamples_per_core_second'] > 0
     assert m['linearity_db'] > 18 and m['flow_error_px'] < 1 and .6 < m['visibility_agreement'] <= 1 and m['albedo_error'] < .1
     assert m['cells'] > 300 and len(m['environment_db']) == 5
+    assert m['noise_db']['4'] < m['noise_db']['8'] < m['noise_db']['16'] and m['stored_db']['70'] < m['stored_db']['90'] and m['stored_bytes']['70'] < m['stored_bytes']['90']
 
 
 def test_results(measured, tmp_path):

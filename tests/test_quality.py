@@ -8,7 +8,7 @@ from test_real_base import play
 
 SMALL = dict(size=64, samples=96, sampling_steps=1, compare='', train_pictures=120, full_size_steps=-1)
 KEYS = ('autoencoder.psnr', 'unet.fid_ratio', 'unet.nearest_train_ratio', 'unet.attribute_agreement', 'pretraining.steps', 'pretraining.images', 'pretraining.seconds',
-        'pretraining.hardware', 'full_size.memory_gb')
+        'pretraining.hardware', 'full_size.memory_gb', 'words.hits.mean', 'words.renders.mean')
 
 
 def renders(split, seed):
@@ -27,7 +27,7 @@ def judged(tmp_path_factory):
     def judge(name, pictures, **params):
         def draw(base, n, steps, generator=None, **how):
             draw.at += n
-            return pictures[draw.at - n:draw.at]
+            return pictures[torch.arange(draw.at - n, draw.at) % len(pictures)]
         draw.at = 0
         patch.setattr('icportrait.base.sample_base', draw)
         try: return play('evaluate_base', folder/name, **SMALL | dict(encoder=next(map(str, folder.glob('*/encoder-*')), '')) | params)
@@ -63,8 +63,9 @@ def test_copies_are_found(judged, good):
 
 def test_one_head_only(judged, good):
     "A base that always draws the same shows too little of what renders show."
-    same = judged('same', renders('held-out', 77)[:1].repeat(96, 1, 1, 1))['unet']
+    judgement = judged('same', renders('held-out', 77)[:1].repeat(96, 1, 1, 1)); same = judgement['unet']
     assert same['attribute_agreement'] < good['unet']['attribute_agreement'] - .2 and same['fid_ratio'] > 1.5
+    assert judgement['words']['hits']['mean'] < good['words']['renders']['mean'] - .2, 'it does not do as it is told'
 
 
 def test_result(good, tmp_path, monkeypatch):
