@@ -325,10 +325,11 @@ def _load_folder(root:Path, dtype:torch.dtype)->Base:
     "A base from a folder in diffusers' format."
     from transformers import CLIPTokenizer
     base = Base(_load_model(root, 'vae', dtype), _load_model(root, 'unet', dtype), _load_scheduler(root), path=str(root))
+    try: words = WordTokenizer.from_pretrained(root/'tokenizer') if (root/'tokenizer'/'words.json').is_file() else None   # first: it knows whether the encoder fits
+    except ValueError as e: raise BaseError(f'{root}: {e}') from e
     if (root/'text_encoder').is_dir():
         base.text_encoder = _load_model(root, 'text_encoder', dtype)
-        kind = WordTokenizer if isinstance(base.text_encoder, WordEncoder) else CLIPTokenizer
-        try: base.tokenizer = kind.from_pretrained(root/'tokenizer', local_files_only=True)
+        try: base.tokenizer = words or CLIPTokenizer.from_pretrained(root/'tokenizer', local_files_only=True)
         except Exception as e: raise BaseError(f'{root}/tokenizer could not be loaded: {str(e).strip().splitlines()[0]}') from e
     return base
 

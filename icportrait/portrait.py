@@ -220,6 +220,7 @@ def _check_call(self, output_type, steps):
 
 def _check_text(self, prompt, negative_prompt, guidance_scale):
     if (prompt or negative_prompt) and self.text_encoder is None: raise ValueError("This base reads no text: leave prompt and negative_prompt empty")
+    if isinstance(self.tokenizer, WordTokenizer): self.tokenizer([prompt or '', negative_prompt or '']) # an unknown word is told at once
     if negative_prompt and guidance_scale==1: raise ValueError("A negative prompt counts only with guidance: set guidance_scale above 1")
 
 ICPortraitPipeline._check_call,ICPortraitPipeline._check_text = _check_call, _check_text
@@ -275,7 +276,7 @@ def _settle(*modules):
         for p in m.parameters(): p.data = p.data.clone()
 
 NETS = dict(matching_net=MatchingNet, appearance=AppearanceNet) # the pipeline's adapters, by folder
-WORDS = dict(text_encoder=WordEncoder, tokenizer=WordTokenizer) # what diffusers cannot save by itself
+WORDS = dict(tokenizer=WordTokenizer, text_encoder=WordEncoder) # what diffusers cannot save by itself
 
 def _save_pretrained(self,
                      folder:str|Path, # made if it is not there
@@ -290,6 +291,7 @@ def _save_pretrained(self,
     finally: self.register_modules(**nets, **words)
     for n,net in nets.items():
         if net is not None: net.save(Path(folder)/n)
+    (Path(folder)/'tokenizer'/'words.json').unlink(missing_ok=True) # of a pipeline that was here before
     for n,part in words.items(): part.save_pretrained(Path(folder)/n)
 
 @classmethod
@@ -301,7 +303,8 @@ def _from_pretrained(cls,
     if not (Path(folder)/'model_index.json').is_file(): raise FileNotFoundError(f"No pipeline in {folder}: model_index.json is missing")
     given = {n: kwargs.pop(n) for n in NETS if n in kwargs}
     pipe = super(ICPortraitPipeline, cls).from_pretrained(folder, **{'use_safetensors': True, **kwargs})
-    if (Path(folder)/'tokenizer'/'words.json').is_file(): pipe.register_modules(**{n: kind.from_pretrained(Path(folder)/n, dtype=pipe.unet.dtype) for n,kind in WORDS.items()})
+    if (Path(folder)/'tokenizer'/'words.json').is_file():
+        pipe.register_modules(**{n: kind.from_pretrained(Path(folder)/n, dtype=pipe.unet.dtype) for n,kind in WORDS.items() if n not in kwargs})
     _settle(pipe.vae, pipe.unet, pipe.text_encoder)
     found = {n: net.from_folder(pipe.unet, Path(folder)/n) for n,net in NETS.items() if (Path(folder)/n).is_dir() and n not in given}
     pipe.register_modules(**found, **given)

@@ -314,7 +314,7 @@ def write_shard(
     folder:Path, # of the data set
     identity:int, # seed of the head
     recipe:Recipe, # what to make
-    render=render_head, # identity, cameras, size, spp, seed -> list of View
+    render=render_head, # identity, cameras, size, spp, seed, expression -> list of View
 )->dict: # name, identity, rows, bytes, sha256
     "Renders one identity and writes its shard, whole."
     cameras = rig_views(identity, recipe.views_per_identity, recipe.seed)
@@ -600,12 +600,13 @@ def estimate_build(
     identities:list[int], # still to be built
     recipe:Recipe, # how
     workers:int=0, # processes
-    render=render_head, # identity, cameras, size, spp, seed -> list of View
+    render=render_head, # identity, cameras, size, spp, seed, expression -> list of View
 )->Estimate: # time and disk
     "Returns the time and disk that a build needs, from rendering a few views of it."
     views = sum(len(rig_views(i, recipe.views_per_identity, recipe.seed)) for i in identities)
     if not identities: return Estimate(0, 0, 0., 0.)
-    cameras, how = [RIG[c] for c in rig_views(identities[-1], recipe.views_per_identity)[:4]], dict(size=recipe.size, spp=recipe.spp, seed=0)
+    together = -(-recipe.views_per_identity//(1 + recipe.expressions))   # views of one face, which share its meshes
+    cameras, how = [RIG[c] for c in rig_views(identities[-1], recipe.views_per_identity)[:min(4, together)]], dict(size=recipe.size, spp=recipe.spp, seed=0)
     render(identities[-1], cameras[:1], **how)   # the first call compiles
     start = time.perf_counter()
     rows = [encode_view(v, 0, 0, quality=recipe.quality) for v in render(identities[-1], cameras, **how)]
@@ -652,7 +653,7 @@ def build_profiles(
     quality:int=80, # of the lamps' WebP, 0 to 100
     expressions:int=0, # faces that each head makes beside the neutral one; its views take turns
     with_mannequin:bool=True, # add the grey mean head in every camera
-    render=render_head, # identity, cameras, size, spp, seed -> list of View
+    render=render_head, # identity, cameras, size, spp, seed, expression -> list of View
     progress:bool=True, # show a bar
 )->Path: # the folder
     "Renders a data set, or what is missing of it, and returns its folder."
@@ -689,7 +690,7 @@ def run_shards(
     identities:list[int], # to render
     recipe:Recipe, # how
     workers:int, # processes; 0 renders here
-    render, # identity, cameras, size, spp, seed -> list of View
+    render, # identity, cameras, size, spp, seed, expression -> list of View
 ):
     "Yields an entry for the manifest for every shard, as it is finished."
     if not workers:

@@ -24,7 +24,7 @@ def test_figures(measured):
     "Every figure is there, and in a range that a wrong one would leave."
     m = json.loads((measured/'run'/'metrics.json').read_text())
     assert m['lights'] == 24 and m['identities'] == 2 and m['views'] == 2*2 + 39   # the mannequin is seen from everywhere
-    assert m['bytes_per_view'] == round(sum(o.stat().st_size for o in (measured/'set').glob('*.parquet'))/43)
+    assert m['set']['bytes_per_view'] == round(sum(o.stat().st_size for o in (measured/'set').glob('*.parquet'))/43)
     assert 0 < m['core_seconds_per_view'] == pytest.approx(sum(m['core_seconds'].values()), abs=1e-3)
     assert set(m['core_seconds']) == {'meshes', 'scene', 'tracing', 'truth', 'encoding'} and m['megasamples_per_core_second'] > 0
     assert m['linearity_db'] > 18 and m['flow_error_px'] < 1 and .6 < m['visibility_agreement'] <= 1 and m['albedo_error'] < .1
