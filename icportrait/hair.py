@@ -13,10 +13,10 @@ from .heads import EYE, EYE_RADIUS, BEARD_STYLES, HAIR_STYLES, NEUTRAL, PART, Ex
 from .heads import step_up, vertex_normals, wave_noise
 
 # %% auto #0
-__all__ = ['LOW', 'HIGH', 'STEP', 'SKULL', 'SKULL_RADII', 'ANGLES', 'HEIGHTS', 'RECEDING', 'STYLES', 'TIES', 'FACE', 'FACE_RADII',
-           'BEARD_LENGTHS', 'GREY', 'ground', 'skull', 'roots', 'scalp_area', 'brow_line', 'brow_area', 'beard_cover',
-           'covers', 'Style', 'grow', 'cut', 'Strands', 'under_hat', 'scalp_strands', 'brow_strands', 'lash_strands',
-           'beard_strands', 'strand_mesh', 'cap_mesh', 'hair_meshes']
+__all__ = ['LOW', 'HIGH', 'STEP', 'SKULL', 'SKULL_RADII', 'ANGLES', 'HEIGHTS', 'DRAWN_BACK', 'RECEDING', 'STYLES', 'TIES', 'FACE',
+           'FACE_RADII', 'BEARD_LENGTHS', 'GREY', 'ground', 'skull', 'roots', 'scalp_area', 'brow_line', 'brow_area',
+           'beard_cover', 'covers', 'Style', 'grow', 'cut', 'Strands', 'under_hat', 'scalp_strands', 'brow_strands',
+           'lash_strands', 'beard_strands', 'strand_mesh', 'cap_mesh', 'hair_meshes']
 
 # %% ../nbs/01b_hair.ipynb #4a1c0006
 LOW, HIGH, STEP = np.float32((-1.9, -2.5, -1.7)), np.float32((1.9, 1.9, 1.6)), 0.05
@@ -67,6 +67,7 @@ def roots() -> tuple[np.ndarray, np.ndarray]:  # points [N,3] on the template's 
 # %% ../nbs/01b_hair.ipynb #4a1c0009
 ANGLES = (0, 18, 32, 44, 56, 66, 73, 79, 86, 96, 104, 114, 130, 150, 180)  # degrees, from the forehead to the nape
 HEIGHTS = (0.86, 0.86, 0.90, 0.78, 0.55, 0.30, 0.08, -0.10, 0.20, 0.26, 0.16, -0.12, -0.42, -0.54, -0.58)
+DRAWN_BACK = ("ponytail", "bun")
 RECEDING = (0.16, 0.20, 0.26, 0.22, 0.10, 0.02, 0, 0, 0, 0, 0, 0, 0, 0, 0)  # added to the heights
 
 
@@ -132,7 +133,7 @@ def covers(
     beard = {"none": 0.0, "stubble": 0.42}.get(params.beard_style, 0.85)
     speckle = np.clip(0.85 + 0.25 * wave_noise(p, params.seed + 34, 12.0), 0, 1) if params.beard_style == "stubble" else 1.0
     scalp = {"buzz": 0.86, "receding": 0.75}.get(params.style, 0.97)
-    if STYLES[params.style].edge if params.style in STYLES else 0:  # the scalp shows between hairs drawn back, less and less
+    if params.style in DRAWN_BACK:  # the scalp shows between the hairs, less and less
         scalp = scalp * (0.35 + 0.65 * step_up(_above_hairline(p, params) - 0.06, 0.02))
     return {"hair": scalp * scalp_area(p, params), "brows": (0.25 + 0.45 * params.brows) * brow_area(p, params),
             "beard": beard * speckle * beard_cover(p, params)}

@@ -81,3 +81,10 @@ def test_result(good, tmp_path, monkeypatch):
     monkeypatch.setenv('ICPORTRAIT_HOME', str(tmp_path))
     told = here('results', 'base', '--json')
     assert told.returncode == 0 and json.loads(told.stdout)['figures']['unet']['fid_ratio'] == good['unet']['fid_ratio']
+
+
+def test_the_base_that_ships():
+    "What is told of it: it obeys more than by accident, and its samples are no copies."
+    from icportrait.bench import read_result
+    said = read_result('base')['figures']
+    assert said['words']['hits']['mean'] > said['words']['untold']['mean'] + .15 and said['unet']['nearest_train_ratio'] > .9 and said['unet']['fid_ratio'] < 3
