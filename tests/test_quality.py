@@ -88,3 +88,21 @@ def test_the_base_that_ships():
     from icportrait.bench import read_result
     said = read_result('base')['figures']
     assert said['words']['hits']['mean'] > said['words']['untold']['mean'] + .15 and said['unet']['nearest_train_ratio'] > .9 and said['unet']['fid_ratio'] < 3
+
+
+def test_the_base_that_ships_knows_its_words():
+    "Told what a held-out picture shows, it denoises that better than when it is told what another one shows, and better than untold."
+    from icportrait.base import add_noise, denoising_loss, denoising_target, encode, load_base
+    from icportrait.profiles import MANNEQUIN, load_profiles
+    from icportrait.quality import draw_renders
+    profiles, base = load_profiles('mini', 'held-out', progress=False), load_base('small')
+    shown = draw_renders(profiles, 48, seed=5, views=(profiles.identity != MANNEQUIN).nonzero()[0])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        z = encode(base.vae, shown.images/255)
+        noise, t = torch.randn(z.shape, generator=generator), torch.linspace(500, 990, len(z)).long()
+        noisy, target = add_noise(base.scheduler, z, noise, t), denoising_target(base.scheduler, z, noise, t)
+        loss = lambda ids: denoising_loss(base.unet(noisy, t, base.text_encoder(ids)[0]).sample, target, base.scheduler, t).item()
+        ids = base.tokenizer.ids(shown.labels)
+        told, lied, untold = loss(ids), loss(ids.roll(7, 0)), loss(base.tokenizer.ids({}, len(z)))
+    assert told < .97*untold and told < .95*lied, (told, untold, lied)
