@@ -25,29 +25,38 @@ from .words import WordEncoder, WordTokenizer
 # %% ../nbs/04_base.ipynb #9f96ea0a
 def small_vae(latent_channels:int=16, # channels of a latent cell
              ): # -> AutoencoderDC, 8 times smaller per side, untrained
-    "The autoencoder of the small base: 1.7 M parameters, 0.9 GMAC to encode and decode 128x128 pixels."
+    "The autoencoder of the small base: 2.1 M parameters, 1.3 GMAC to encode and decode 128x128 pixels."
     from diffusers import AutoencoderDC
     channels, none = (32, 32, 64, 128), ((), (), (), ())
     return AutoencoderDC(latent_channels=latent_channels, encoder_block_out_channels=channels, decoder_block_out_channels=channels,
-        encoder_layers_per_block=(0, 1, 1, 1), decoder_layers_per_block=(0, 1, 2, 3), encoder_qkv_multiscales=none, decoder_qkv_multiscales=none,
+        encoder_layers_per_block=(0, 1, 1, 1), decoder_layers_per_block=(0, 3, 4, 4), encoder_qkv_multiscales=none, decoder_qkv_multiscales=none,
         downsample_block_type='conv', upsample_block_type='interpolate', decoder_conv_act_fn='silu')
 
 # %% ../nbs/04_base.ipynb #18a309f3
 def small_unet(latent_channels:int=16, # channels of a latent cell
                sample_size:int=16,     # latent cells per side in training
+               widths:tuple=(96, 128, 192), # channels of every level, the finest first; multiples of 32
+               layers:int=1,           # of a block
+               attention:int=3,        # coarsest levels that have attention
               ): # -> UNet2DConditionModel, untrained
     "The denoiser of the small base: 12 M parameters, attention at every level, 1 layer per block."
     from diffusers import UNet2DConditionModel
+    n, some = len(widths), min(attention, len(widths))
+    if n < 2 or some < 1 or layers < 1 or any(w < 32 or w % 32 for w in widths):
+        raise ValueError(f'a small UNet has two levels or more, of widths that are multiples of 32, attention at one of them, and one layer: not widths={list(widths)}, attention={attention}, layers={layers}')
     return UNet2DConditionModel(sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels,
-        down_block_types=('CrossAttnDownBlock2D',)*3, up_block_types=('CrossAttnUpBlock2D',)*3, block_out_channels=(96, 128, 192),
-        layers_per_block=1, cross_attention_dim=64, attention_head_dim=2)  # two heads, whatever diffusers calls them
+        down_block_types=('DownBlock2D',)*(n - some) + ('CrossAttnDownBlock2D',)*some, up_block_types=('CrossAttnUpBlock2D',)*some + ('UpBlock2D',)*(n - some),
+        block_out_channels=tuple(widths), layers_per_block=layers, cross_attention_dim=64, attention_head_dim=2)  # two heads, whatever diffusers calls them
 
 # %% ../nbs/04_base.ipynb #ebe522bc
-def small_scheduler(): # -> DDIMScheduler
+def small_scheduler(prediction:str='v_prediction', # what the UNet predicts: 'v_prediction', 'epsilon' or 'sample'
+                    zero_snr:bool=True,            # the last step is pure noise; not for 'epsilon', which says nothing there
+                   ): # -> DDIMScheduler
     "The schedule of the small base: 1000 steps, v-prediction, zero terminal SNR."
     from diffusers import DDIMScheduler
-    return DDIMScheduler(beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012, prediction_type='v_prediction',
-                         rescale_betas_zero_snr=True, timestep_spacing='trailing', clip_sample=False)
+    if prediction == 'epsilon' and zero_snr: raise ValueError("the noise in pure noise tells nothing about the picture: with 'epsilon' set zero_snr=False, or predict 'v_prediction'")
+    return DDIMScheduler(beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012, prediction_type=prediction,
+                         rescale_betas_zero_snr=zero_snr, timestep_spacing='trailing', clip_sample=False)
 
 # %% ../nbs/04_base.ipynb #050f7b06
 class BaseError(ValueError):

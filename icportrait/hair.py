@@ -159,6 +159,7 @@ class Style:
     strands: int = 4600
     segments: int = 7
     radius: float = 0.0110
+    gap: float = 0.075  # strands further off all others than this are cut away
 
 
 STYLES = {
@@ -167,11 +168,11 @@ STYLES = {
     "short": Style("whorl", 0.44, 0.24, 0.10, 0.55, 0.8, locks=330, strands=5200, segments=6, frizz=0.018),
     "side_part": Style("part", 0.72, 0.24, 0.13, 0.7, 0.8, locks=240, strands=4900),
     "quiff": Style("back", 0.80, 0.14, 0.25, 0.5, 2.4, locks=220, strands=4900),
-    "curly": Style("out", 0.62, 0.50, 0.26, 0.25, 0.8, wave=0.050, turns=2.6, clump=0.80, locks=420, strands=2700, segments=12, radius=0.012),
-    "afro": Style("out", 0.35, 0.40, 0.40, 0.0, 2.0, wave=0.042, turns=2.0, clump=0.35, locks=1500, strands=4300, segments=8, radius=0.0185, frizz=0.03),
-    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, low=-0.72, locks=240, strands=4150, segments=8, clump=0.5, radius=0.0130),
-    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, low=-1.80, locks=240, strands=3650, segments=9, clump=0.5, radius=0.0145),
-    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, low=-1.42, wave=0.062, turns=3.0, frizz=0.016, clump=0.8, locks=190, strands=3300, segments=10, radius=0.0140),
+    "curly": Style("out", 0.62, 0.50, 0.26, 0.25, 0.8, wave=0.050, turns=2.6, clump=0.80, locks=420, strands=2700, segments=18, radius=0.012),
+    "afro": Style("out", 0.35, 0.40, 0.40, 0.0, 2.0, wave=0.042, turns=2.0, clump=0.35, locks=1500, strands=4300, segments=11, radius=0.0185, frizz=0.03),
+    "bob": Style("fall", 2.1, 2.1, 0.15, 0.75, 0.6, low=-0.72, locks=240, strands=4150, segments=12, clump=0.5, radius=0.0130),
+    "long": Style("fall", 3.2, 3.2, 0.13, 0.75, 0.6, low=-1.80, locks=240, strands=3650, segments=13, clump=0.5, radius=0.0145),
+    "wavy": Style("fall", 2.9, 2.9, 0.18, 0.7, 0.7, low=-1.42, wave=0.062, turns=3.0, frizz=0.016, clump=0.8, locks=190, strands=3300, segments=22, radius=0.0140),
     "ponytail": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.1, 4.0, 0.8, locks=260, strands=4400, segments=11, clump=0.4, frizz=0.008),
     "bun": Style("tie", 2.4, 2.4, 0.055, 0.9, 0.1, 4.0, 0.8, locks=260, strands=4400, segments=11, clump=0.4, frizz=0.008),
 }
@@ -290,11 +291,11 @@ class Strands:
     tip: float = 0.25  # radius at the tip over that at the root
 
 
-def _lock(path: np.ndarray, style: Style, side: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    "Strands [N,K,3], parted by side [N], drawn together into locks, waved and frizzed; and the number of each one's lock [N]."
+def _lock(path: np.ndarray, style: Style, group: np.ndarray, rng: np.random.Generator, calm=1.0) -> tuple[np.ndarray, np.ndarray]:
+    "Strands [N,K,3] drawn together into locks within their group [N], waved as much as calm says, and frizzed; and the number of each one's lock [N]."
     n, k = path.shape[:2]
     leaders = np.arange(min(style.locks, n))
-    apart = path[:, 0] + np.stack([side, 0 * side, 0 * side], -1)  # no lock takes from both sides of the parting
+    apart = path[:, 0] + np.stack([group, 0 * group, 0 * group], -1)  # no lock takes from both sides of the parting, nor from fringe and sides
     lock = cKDTree(apart[leaders]).query(apart)[1]
     s = np.linspace(0, 1, k, dtype=np.float32)[None, :, None]
     offset = (path[:, :1] - path[lock, :1]) * (1 - 0.6 * s)
@@ -305,7 +306,7 @@ def _lock(path: np.ndarray, style: Style, side: np.ndarray, rng: np.random.Gener
     b = np.cross(t, a)
     phase = rng.uniform(0, 2 * np.pi, len(leaders))[lock] + rng.normal(0, 0.35, n)
     w = (phase[:, None] + 2 * np.pi * style.turns * (rng.uniform(0.8, 1.2, len(leaders))[lock])[:, None] * s[..., 0])[..., None]
-    out = out + style.wave * np.minimum(4 * s, 1) * (np.cos(w) * a + np.sin(w) * b)
+    out = out + style.wave * calm * np.minimum(4 * s, 1) * (np.cos(w) * a + np.sin(w) * b)
     own = rng.normal(size=(n, 2, 3)) * style.frizz
     return (out + s * own[:, :1] + np.sin(7 * s + phase[:, None, None]) * s * own[:, 1:]).astype(np.float32), lock
 
@@ -317,6 +318,25 @@ def _outside(path: np.ndarray, margin: float = 0.006) -> np.ndarray:
         d, away = ground(flat)
         flat = flat + np.maximum(margin + 0.05 * step_up(-1.45 - flat[:, 1], 0.05) - d, 0)[:, None] * away
     return np.concatenate([path[:, :1], flat.reshape(len(path), -1, 3)], 1).astype(np.float32)
+
+
+def _strays(
+    path: np.ndarray,  # [N,K,3]
+    gap: float = 0.075,  # head units
+) -> np.ndarray:  # [N] bool
+    "Strands that somewhere stand so far off the others that one would see each by itself."
+    n, k = path.shape[:2]
+    points = path[:, 1:].reshape(-1, 3)
+    whose = np.repeat(np.arange(n), k - 1)
+    near, which = cKDTree(points).query(points, 24)
+    alone = np.where(whose[which] == whose[:, None], np.inf, near)
+    return (np.sort(alone, 1)[:, 3] > gap).reshape(n, k - 1).any(1)
+
+
+def _before_face(path: np.ndarray) -> np.ndarray:
+    "[N] bool: strands [N,K,3] that hang in the room before the face."
+    q = (path - FACE) / (0.86 * FACE_RADII)
+    return ((q**2).sum(-1) < 1).any(1)
 
 
 def _choose(area: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -335,12 +355,13 @@ def _shades(lock: np.ndarray, params: HeadParams, rng: np.random.Generator) -> t
 def under_hat(
     p: np.ndarray,  # [N,3] points of template space
     params: HeadParams,
+    thick: np.ndarray | float = 0.0,  # [N] radius of what lies there
 ) -> np.ndarray:  # [N,3] points of template space
-    "Hair pressed flat where a hat sits."
+    "Hair pressed flat where a hat sits, the thick deeper than the thin."
     height, up = skull(p)
     above = p[:, 1] - hat_rim(p)
-    covered = step_up(above + 0.02, 0.015) if params.hat == "beanie" else step_up(0.10 - np.abs(above), 0.02)
-    return (p - (covered * np.maximum(height - 0.030, 0))[:, None] * up).astype(np.float32)
+    covered = step_up(above + 0.02, 0.015) if params.hat == "beanie" else step_up(0.15 - np.abs(above - 0.02), 0.02)
+    return (p - (covered * np.maximum(height - 0.034 + 1.3 * thick, 0))[:, None] * up).astype(np.float32)
 
 
 def scalp_strands(
@@ -360,16 +381,19 @@ def scalp_strands(
     bangs = fringe & (np.abs(root[:, 0]) < 0.40) & (root[:, 2] > 0.30) & (root[:, 1] > 0.8)
     layer = rng.uniform(0, 1, n) ** 0.7
     path = grow(root, normal, layer, length, bangs, params)
-    path = cut(path, _stop(path, bangs, params, rng), s.segments + 1, 1.6 if s.comb == "tie" else 1.0)  # those drawn tight must not cut corners through the skull
+    path = cut(path, _stop(path, bangs, params, rng), s.segments + 1, {"tie": 1.6, "fall": 1.25}.get(s.comb, 1.0))  # those drawn tight must not cut corners through the skull
     side = np.sign(root[:, 0] - _part_at(params))
-    path, lock = _lock(path, s, side, rng)
+    path, lock = _lock(path, s, np.where(bangs, 4, side), rng, np.where(bangs, 0.35, 1.0)[:, None, None])
     if s.comb == "fall":
         path = _keep_off_face(path.reshape(-1, 3), np.repeat(side, path.shape[1]), np.repeat(~bangs, path.shape[1])).reshape(path.shape)
     tone, grey = _shades(lock, params, rng)
-    hair = Strands(_outside(path), s.radius * rng.uniform(0.7, 1.2, n), tone * (0.72 + 0.33 * layer), grey)
-    every = [hair, *_inner(hair, layer, params, rng), *_tied(params, rng)]
+    path, radius, tone = _outside(path), s.radius * rng.uniform(0.7, 1.2, n), tone * (0.72 + 0.33 * layer)
+    keep = ~(_strays(path, s.gap) | (s.comb == "fall") & ~bangs & _before_face(path))
+    hair = Strands(path[keep], radius[keep], tone[keep], grey[keep])
+    every = [hair, *_inner(hair, layer[keep], params, rng), *_tied(params, rng)]
     for o in every if params.hat != "none" else ():
-        o.path = under_hat(o.path.reshape(-1, 3), params).reshape(o.path.shape)
+        o.path = cut(o.path, np.ones(len(o.path)), 3 * o.path.shape[1] - 2)  # short pieces, so that none runs over the rim
+        o.path = under_hat(o.path.reshape(-1, 3), params, np.repeat(o.radius, o.path.shape[1])).reshape(o.path.shape)
     return every
 
 
@@ -558,7 +582,7 @@ def cap_mesh(
     high = {"afro": 0.52, "curly": 0.45}.get(params.style, 0.30) * s.lift * np.clip(area * 2 - 1, 0, 1)
     far = step_up(v[:, 1] - np.interp(np.degrees(np.arctan2(np.abs(v[:, 0]), v[:, 2] - SKULL[2])), ANGLES, HEIGHTS) - 0.10, 0.04)
     p = v + ((high * far + 0.004) * (1 + 0.12 * wave_noise(v, params.seed + 35, 2.5)))[:, None].astype(np.float32) * up
-    p = (under_hat(p, params) if params.hat != "none" else p).astype(np.float32)
+    p = (under_hat(p, params, 0.012 * (params.hat == "headband")) if params.hat != "none" else p).astype(np.float32)
     shade = 0.40 * (1 + 0.15 * wave_noise(p * np.float32((1, 0.3, 1)), params.seed + 36, 7.0))
     colour = np.clip((np.float32(params.hair) + 0.7 * params.grey * (GREY - np.float32(params.hair))) * shade[:, None], 0.003, 0.9)
     return Mesh(bend(p, params), f, vertex_normals(p, f), colour.astype(np.float32), p, np.full(len(p), PART["hair"], np.uint8), 0.7)

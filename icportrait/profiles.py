@@ -40,7 +40,7 @@ from .lightstage import LIGHTS, RIG, Camera, View, compose, photograph, random_l
 HELD_OUT = 1_000_000   # identities from here on are never trained on, in any stage
 MANNEQUIN = -1         # the grey mean head, present in both splits and in every camera of the rig
 FORMAT = 2             # version of the layout on disk
-HEADS = 3              # version of heads, hair and lamps: raised when a seed no longer gives the same pictures
+HEADS = 4              # version of heads, hair and lamps: raised when a seed no longer gives the same pictures
 
 class ProfileError(ValueError):
     "A profile data set that cannot be built, read or trusted."
