@@ -71,13 +71,14 @@ def stage_memory(name:str,               # 'matching' or 'appearance'
                  precision:str='bf16',   # of the arithmetic: 'bf16' or 'no'
                  upto:str='up',          # last block whose features are matched
                  others:int=207_000_000, # weights of autoencoder and text encoder
+                 eight_bit:bool=False,   # the optimiser's moments in 8 bits
                 )->dict[str, float]:     # GiB: weights, adapter with optimiser, kept for any batch, kept for each sample
     "The memory that a training stage needs, counted."
     typed = deepcopy(unet)
     for p in typed.parameters() if half else (): p.data = p.data.bfloat16()
     (one, trained), (two, _) = (_kept_by(name, typed, b, cells, checkpointing, precision, upto) for b in (1, 2))
     weights = (sum(p.numel() for p in unet.parameters()) + others)*(2 if half else 4)
-    adapter = trained*(20 if name == 'appearance' else 16)   # weights, gradients and two moments in fp32; the second stage has an average as well
+    adapter = trained*((20 if name == 'appearance' else 16) - 6*eight_bit)   # weights, gradients and two moments in fp32; the second stage has an average as well
     return {k: v/2**30 for k, v in dict(weights=weights, adapter=adapter, fixed=2*one - two, sample=two - one).items()}
 
 # %% ../nbs/09b_memory.ipynb #b5f20010

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LATENTS', 'TrainingError', 'learning_rate', 'EMA', 'write_checkpoint', 'checkpoints', 'read_checkpoint',
-           'latest_checkpoint', 'optimizer_tensors', 'load_optimizer', 'step_seed', 'deferred_interrupt', 'History',
-           'TrainResult', 'train', 'stage_precision', 'place_pairs', 'matching_batch', 'appearance_batch',
-           'checkpoint_activations']
+           'latest_checkpoint', 'make_optimizer', 'optimizer_tensors', 'load_optimizer', 'step_seed',
+           'deferred_interrupt', 'History', 'TrainResult', 'train', 'stage_precision', 'place_pairs', 'matching_batch',
+           'appearance_batch', 'checkpoint_activations']
 
 # %% ../nbs/09_training.ipynb #6706c1e1
 import atexit
@@ -136,16 +136,30 @@ def _named(parameters:list)->dict[str, nn.Parameter]:
     if not named: raise TrainingError('nothing to train: no parameter requires a gradient')
     return named
 
+def make_optimizer(name:str,        # 'adamw', or 'adamw8bit': moments of 8 bits, with bitsandbytes
+                   parameters:list,
+                   **how):          # lr, betas, weight_decay
+    "AdamW, in one of two kinds."
+    if name == 'adamw': return torch.optim.AdamW(parameters, fused=True, **how)
+    if name != 'adamw8bit': raise TrainingError(f"optimizer {name!r} is not known: 'adamw' or 'adamw8bit'")
+    try: from bitsandbytes.optim import AdamW8bit
+    except ImportError as e: raise TrainingError("optimizer='adamw8bit' needs bitsandbytes: pip install 'icportrait[eightbit]', or choose 'adamw'") from e
+    return AdamW8bit(parameters, **how)
+
 def optimizer_tensors(optimizer, named:dict)->dict[str, Tensor]:
     "The optimiser's state, by `statistic.parameter`."
-    return {f'{k}.{name}': v for name, p in named.items() for k, v in optimizer.state.get(p, {}).items()}
+    return {f'{k}.{name}': torch.as_tensor(v) for name, p in named.items() for k, v in optimizer.state.get(p, {}).items()}
 
 def load_optimizer(optimizer, named:dict, tensors:dict)->None:
-    "Put what `optimizer_tensors` gave back into a new optimiser."
-    stats = sorted({k.split('.', 1)[0] for k in tensors})
+    "Put what `optimizer_tensors` gave back into a new optimiser of the same kind."
+    stats, torch_own = sorted({k.split('.', 1)[0] for k in tensors}), isinstance(optimizer, torch.optim.AdamW)
+    if stats and ('exp_avg' in stats) != torch_own: raise TrainingError('the checkpoint is of another optimizer: choose the one it was begun with, use another folder, or resume=False')
+    def placed(k, v, p):
+        if k == 'step': return v if torch_own else v.item()   # bitsandbytes counts in Python
+        return torch.empty_like(p, dtype=v.dtype).copy_(v) if v.shape == p.shape else v.to(p.device)
     for name, p in named.items():
         got = {k: tensors[f'{k}.{name}'] for k in stats if f'{k}.{name}' in tensors}
-        if got: optimizer.state[p] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape and k != 'step' else v for k, v in got.items()}
+        if got: optimizer.state[p] = {k: placed(k, v, p) for k, v in got.items()}
 
 def step_seed(seed:int, step:int, rank:int=0)->int: # in [0, 2^63)
     "A seed for one step, unlike that of any other."
@@ -331,6 +345,7 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
           validate:Callable=None,   # step -> dict of numbers and pictures [3,H,W]; sees the averaged weights
           validate_every:int=100,   # steps; the last step is always validated
           mixed_precision:str='no', # 'no' or 'bf16'
+          optimizer:str='adamw',    # see `make_optimizer`
           resume:bool=True,         # go on from the newest checkpoint in `folder`
           progress:bool=True,       # a progress bar
           accelerator=None,         # an accelerate.Accelerator of one's own
@@ -339,8 +354,8 @@ def train(step_loss:Callable,       # (batch, generator) -> loss, dict of figure
     from tqdm.auto import tqdm
     if mixed_precision not in ('no', 'bf16'): raise ValueError(f'mixed_precision {mixed_precision!r} is not known: no or bf16')
     begin, folder = time.perf_counter(), folder and Path(folder)
-    adamw = lambda ps: torch.optim.AdamW(ps, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-    run = _start(_named(parameters), adamw, ema, seed, steps, folder, resume)
+    kind = lambda ps: make_optimizer(optimizer, ps, lr=lr, betas=betas, weight_decay=weight_decay)
+    run = _start(_named(parameters), kind, ema, seed, steps, folder, resume)
     with _accelerating(accelerator, folder) as acc, deferred_interrupt() as interrupted:
         lead, history = acc.is_main_process, History(folder if acc.is_main_process else None, run.step)
         with tqdm(total=steps, initial=run.step, disable=not (progress and lead), desc='training') as bar:
