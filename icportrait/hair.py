@@ -159,7 +159,7 @@ class Style:
     strands: int = 4600
     segments: int = 7
     radius: float = 0.0110
-    gap: float = 0.075  # strands further off all others than this are cut away
+    gap: float = 0.075  # strands further off the others than this are cut away, see `_strays`
 
 
 STYLES = {
@@ -324,7 +324,7 @@ def _strays(
     path: np.ndarray,  # [N,K,3]
     gap: float = 0.075,  # head units
 ) -> np.ndarray:  # [N] bool
-    "Strands that somewhere stand so far off the others that one would see each by itself."
+    "Strands that have a point whose fourth nearest point of other strands is further away than the gap: one would see each by itself."
     n, k = path.shape[:2]
     points = path[:, 1:].reshape(-1, 3)
     whose = np.repeat(np.arange(n), k - 1)

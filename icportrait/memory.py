@@ -6,14 +6,17 @@
 __all__ = ['kept_bytes', 'full_size_unet', 'stage_memory', 'largest_batch', 'measure_stage', 'in_own_process']
 
 # %% ../nbs/09b_memory.ipynb #b5f20003
+import re
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
 
-from .training import checkpoint_activations
+from .training import EMA, checkpoint_activations, make_optimizer
 
 # %% ../nbs/09b_memory.ipynb #b5e90004
 def kept_bytes(loss:Callable,            # () -> the loss, or a tuple that holds it
@@ -94,14 +97,16 @@ def largest_batch(memory:dict,       # of `stage_memory`
 def _peak_gb(device:str)->float: # GiB
     "The most memory so far: of this process, or of PyTorch on a GPU."
     if device.startswith('cuda'): return torch.cuda.max_memory_allocated(device)/2**30
-    import resource, sys
+    try: return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1])/2**20
+    except (OSError, TypeError): pass
+    import resource, sys   # elsewhere than on Linux, where this would also count what the parent took before
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == 'darwin' else 2**20)
 
 def _random_stage(name:str, unet, batch:int, cells:int, device:str, upto:str): # net, its loss, a batch, what samples once
     "A stage with random weights in bf16 on a device, checkpointed."
     unet = unet.to(torch.bfloat16).to_empty(device=device).requires_grad_(False)
     with torch.no_grad():
-        for p in unet.parameters(): p.normal_(0, .02) if p.ndim > 1 else p.fill_(0)
+        for name_of, p in unet.named_parameters(): p.normal_(0, .02) if p.ndim > 1 else p.fill_(float(name_of.endswith('weight')))   # the weights of norms are 1
     net, loss = _stage(name, unet, upto, device)
     for m in (unet, net.unet): checkpoint_activations(m)
     latent = lambda: torch.randn(batch, unet.config.in_channels, cells, cells, device=device, dtype=torch.bfloat16)
@@ -109,7 +114,7 @@ def _random_stage(name:str, unet, batch:int, cells:int, device:str, upto:str): #
     inputs = {k: latent() for k in ('z_profile', 'z_masked', 'z_target', 'z_warped')} | {k: one(1) for k in ('kept', 'visible', 'confidence')}
     inputs |= dict(flow=one(2)*2 - 1, condition=torch.randn(batch, 77, unet.config.cross_attention_dim, device=device, dtype=torch.bfloat16))
     if name == 'matching': return net, loss, inputs, lambda: net.match(inputs['z_profile'], inputs['z_masked'], inputs['condition'])
-    return net, loss, inputs, lambda: loss(inputs)   # without gradients, it is F_ref and one step of the base with it
+    return net, loss, inputs, lambda: loss(inputs)   # without gradients: F_ref, and one denoising step with it
 
 def measure_stage(name:str,          # 'matching' or 'appearance'
                   unet=None,         # UNet on the meta device; None: of full size
@@ -120,33 +125,37 @@ def measure_stage(name:str,          # 'matching' or 'appearance'
                   upto:str='up1',    # last block whose features are matched
                   others:int=207_000_000, # weights of autoencoder and text encoder, which take memory only
                   seed:int=0,
-                 )->dict[str, float]: # seconds_per_step, seconds_per_sampling_step (medians), memory_gb in GiB above what was taken before
+                 )->dict[str, float]: # medians of seconds_per_step and seconds_to_sample: a match, or F_ref with one denoising step; memory_gb in GiB above what was taken before
     "Train and sample a stage of a base with random weights in bf16, and measure it; on a processor, call it in a fresh process (`in_own_process`)."
     if steps < 1: raise ValueError(f'steps must be 1 or more, not {steps}')
     unet = full_size_unet() if unet is None else deepcopy(unet)
-    before = 0 if device.startswith('cuda') else _peak_gb(device)
     if device.startswith('cuda'): torch.cuda.reset_peak_memory_stats(device)
-    torch.manual_seed(seed)
+    before = _peak_gb(device)
+    torch.manual_seed(seed); reached = []
     held = torch.zeros(others, dtype=torch.bfloat16, device=device)
     net, loss, inputs, sample = _random_stage(name, unet, batch, cells, device, upto)
-    optimizer = torch.optim.AdamW(net.trainable_parameters(), lr=1e-4)
+    learning = list(net.trainable_parameters())
+    optimizer, ema = make_optimizer('adamw', learning, lr=1e-4), EMA(learning) if name == 'appearance' else None
     def learn():
         out = loss(inputs)
-        (out[0] if isinstance(out, tuple) else out).backward(); optimizer.step(); optimizer.zero_grad()
+        (out[0] if isinstance(out, tuple) else out).backward()
+        reached.append(sum(p.grad is not None and bool(p.grad.any()) for p in learning)/len(learning))
+        torch.nn.utils.clip_grad_norm_(learning, 1.); optimizer.step(); optimizer.zero_grad()
+        if ema: ema.update()
     def seconds(f):
         began = time.perf_counter(); f()
         if device.startswith('cuda'): torch.cuda.synchronize(device)
         return time.perf_counter() - began
     with torch.autocast(device.partition(':')[0], torch.bfloat16):
         learned = [seconds(learn) for _ in range(1 + steps)][1:]
-        with torch.no_grad(): sampled = [seconds(sample) for _ in range(2)][1:]
-    if not all(p.isfinite().all() for p in net.trainable_parameters()): raise RuntimeError(f'the {name} stage did not survive its training steps: its weights are not finite')
+        with torch.no_grad(): sampled = [seconds(sample) for _ in range(1 + steps)][1:]
+    if not all(p.isfinite().all() for p in learning) or not reached[-1]: raise RuntimeError(f'the {name} stage does not learn: its weights are not finite, or none has a gradient')
     del held
-    return dict(seconds_per_step=float(torch.tensor(learned).median()), seconds_per_sampling_step=sampled[0], memory_gb=_peak_gb(device) - before)
+    return dict(seconds_per_step=median(learned), seconds_to_sample=median(sampled), memory_gb=_peak_gb(device) - before)
 
 def in_own_process(function:Callable, # importable
                    *args, **kwargs):  # its arguments, and what it returns
-    "Call a function in a fresh process, whose memory is its own."
+    "Call a function in a fresh process: what this one holds or held does not count there."
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
     with ProcessPoolExecutor(1, get_context('spawn')) as pool: return pool.submit(function, *args, **kwargs).result()

@@ -148,7 +148,8 @@ def make_optimizer(name:str,        # 'adamw', or 'adamw8bit': moments of 8 bits
 
 def optimizer_tensors(optimizer, named:dict)->dict[str, Tensor]:
     "The optimiser's state, by `statistic.parameter`."
-    return {f'{k}.{name}': torch.as_tensor(v) for name, p in named.items() for k, v in optimizer.state.get(p, {}).items()}
+    own = lambda k, v: v.clone() if k.startswith('qmap') else torch.as_tensor(v)   # bitsandbytes has one such table for all parameters
+    return {f'{k}.{name}': own(k, v) for name, p in named.items() for k, v in optimizer.state.get(p, {}).items()}
 
 def load_optimizer(optimizer, named:dict, tensors:dict)->None:
     "Put what `optimizer_tensors` gave back into a new optimiser of the same kind."
@@ -317,7 +318,7 @@ def _report(history:History, accelerator, bar)->None:
     bar.set_postfix({k: f'{mean[k]:.3g}' for k in keys[:1] + keys[3:5]}, refresh=False)
 
 # %% ../nbs/09_training.ipynb #b5b1ea21
-def _start(named:dict, make_optimizer:Callable, ema:float|None, seed:int, steps:int, folder:Path|None, resume:bool)->_Run:
+def _start(named:dict, optimizer_of:Callable, ema:float|None, seed:int, steps:int, folder:Path|None, resume:bool)->_Run:
     "A run at its beginning, or where its newest whole checkpoint left it."
     if folder:
         try: folder.mkdir(parents=True, exist_ok=True)
@@ -325,7 +326,7 @@ def _start(named:dict, make_optimizer:Callable, ema:float|None, seed:int, steps:
         for tmp in folder.glob('.step-*.tmp'): shutil.rmtree(tmp, ignore_errors=True)   # of a killed run
     if folder and not resume:
         for old in [*checkpoints(folder), folder/'curves', folder/'pictures']: shutil.rmtree(old, ignore_errors=True)
-    run = _Run(named, make_optimizer(list(named.values())), EMA(named.values(), ema) if ema else None, seed, steps, folder)
+    run = _Run(named, optimizer_of(list(named.values())), EMA(named.values(), ema) if ema else None, seed, steps, folder)
     found = latest_checkpoint(folder) if folder else None
     if found: run.load(*found)
     return run

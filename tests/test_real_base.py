@@ -191,6 +191,10 @@ def test_stages(base, tmp_path):
     assert math.isfinite(judged['autoencoder']['psnr']) and judged['unet']['fid_ratio'] > 1.5, 'noise is no face'
     learner = run('fast_learner', at='[0,1]', batch=2, pairs=2)
     assert set(learner['pck10']) == {'0', '1'}
+    tried = dict(budget=2, samples=8, sampling_steps=1, batch=2, widths=[32, 64])
+    two, noise = (play('architecture', tmp_path/f'architecture-{k}', base=str(base), **tried, **more) for k, more in enumerate([dict(attention=1), dict(prediction='epsilon', zero_snr=False)]))
+    assert two['mmac'] < noise['mmac'] and two['steps'] > noise['steps'] > 2, 'the cheaper takes more steps for the same cost'
+    assert noise['error_noisy'] > two['error_noisy'] and all(math.isfinite(o[k]) for o in (two, noise) for k in ('error_clean', 'kid', 'brightness_spread'))
 
 
 def test_with_little_memory(base, tmp_path):
