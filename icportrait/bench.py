@@ -14,6 +14,7 @@ __all__ = ['STATES', 'BenchError', 'Busy', 'Parameter', 'value_range', 'choices'
 # %% ../nbs/12_bench.ipynb #8b5d1ab6
 import ast,difflib,functools,hashlib,html,io,json,math,os,platform,re,shlex,shutil,signal,socket,subprocess,sys,threading,time,tokenize
 from contextlib import contextmanager,suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime,timezone
 from pathlib import Path
@@ -662,6 +663,7 @@ def why_not_done(nb,          # the executed notebook
 # %% ../nbs/12_bench.ipynb #3d5ac9a0
 _TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block input_group %}<details class="code"><summary>code</summary>{{ super() }}</details>{% endblock input_group %}
+{% block data_png scoped %}{{ super() | replace('<img', '<img alt="' ~ (cell.metadata.alt | escape_html) ~ '"', 1) }}{% endblock data_png %}
 {% block html_head_css %}{{ super() }}<style>
 body.jp-Notebook{max-width:62rem;margin:0 auto;padding:2rem 1rem} .jp-InputPrompt,.jp-OutputPrompt{display:none!important}
 details.code{margin:.2rem 0 .2rem .6rem;font-size:.85em} details.code>summary{color:#789;cursor:pointer;user-select:none;list-style:none}
@@ -675,6 +677,8 @@ def write_report(nb,           # an executed notebook
     "Write the notebook as a page that needs no other file."
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
+    nb = deepcopy(nb)
+    for c,heading in zip(nb.cells, headings(nb)): c.metadata.setdefault('alt', heading or title)   # what a picture is, for those who do not see it
     exporter = HTMLExporter(extra_loaders=[DictLoader({'report.html.j2':_TEMPLATE})], template_file='report.html.j2', embed_images=True)
     text,_ = exporter.from_notebook_node(nb, resources=dict(metadata=dict(name=title)))
     with atomic_path(path) as p: p.write_text(text, encoding='utf-8')

@@ -6,7 +6,7 @@
 __all__ = ['commands', 'data_commands', 'Params', 'Root', 'Json', 'Where', 'Sort', 'PLAIN_WORDS', 'Out', 'Base', 'Adapter',
            'Size', 'Device', 'Half', 'Prompt', 'Negative', 'Guidance', 'Seed', 'Steps', 'Mask', 'out_of_memory',
            'one_line', 'main', 'app', 'Progress', 'run', 'demo', 'runs', 'SweepProgress', 'sweep', 'compare',
-           'clean_up', 'results', 'portrait', 'match', 'relight', 'build', 'check', 'show']
+           'clean_up', 'results', 'portrait', 'match', 'relight', 'build', 'check', 'sample', 'show']
 
 # %% ../nbs/13_cli.ipynb #3022d710
 import errno,json,os,sys
@@ -63,7 +63,7 @@ def _failed(e:Exception)->int:
     "Say what went wrong, and return the exit status."
     if os.environ.get('ICPORTRAIT_DEBUG'): raise e
     if hasattr(e, 'format_message'):                    # the command line itself was wrong
-        _complain(f"{' '.join(e.format_message().split()) or 'a command is missing'} (see icportrait --help)")
+        _complain(f"{' '.join(e.format_message().split()) or 'a command is missing'} (see {getattr(getattr(e, 'ctx', None), 'command_path', 'icportrait')} --help)")
         return e.exit_code
     if type(e).__name__=='Abort': _complain('interrupted'); return 130
     if not (isinstance(e, (ValueError,OSError,ImportError)) or out_of_memory(e)): raise e
@@ -191,10 +191,13 @@ def _print_plan(plan, as_json:bool):
     values = {k: [o.given.get(k) for o in plan.runs] for k in names}
     varied = [k for k in names if len(plan.runs)==1 or any(v!=values[k][0] for v in values[k])]
     fixed = [f'{k}={values[k][0]}' for k in names if k not in varied]
-    _print_table('', ['run','state','condition',*varied], [[o.id, o.state, o.condition, *(o.given.get(k) for k in varied)] for o in plan.runs[:40]])
-    if fixed: print('in all of them:', ', '.join(fixed))
+    kinds = {c: [o for o in plan.runs if o.condition==c] for c in dict.fromkeys(o.condition for o in plan.runs)}
+    inside = [k for k in varied if any(o.given.get(k)!=of[0].given.get(k) for of in kinds.values() for o in of)] if len(kinds)>1 else varied
+    _print_table('', ['run','state','condition',*inside], [[o.id, o.state, o.condition, *(o.given.get(k) for k in inside)] for o in plan.runs[:40]])
     if len(plan.runs)>40: print(f'… and {len(plan.runs)-40} more; --json lists all')
-    took = 'unknown, as none has been run before' if cost['seconds'] is None else f"about {_duration(cost['seconds'])} one after the other, up to {cost['memory_mb']} MB, after {cost['earlier']} earlier runs"
+    if fixed: print('in all of them:', ', '.join(fixed))
+    for c,(o,*_) in kinds.items() if len(inside)<len(varied) else (): print(f'{c}:', ', '.join(f'{k}={o.given[k]}' for k in varied if k not in inside and k in o.given) or 'as the notebook has it')
+    took = 'unknown, as none has been run before; it is estimated once one has, such as the first of these' if cost['seconds'] is None else f"about {_duration(cost['seconds'])} one after the other, up to {cost['memory_mb']} MB, after {cost['earlier']} earlier runs"
     print(f"{cost['runs']} runs ({', '.join(f'{n} {s}' for s,n in cost['states'].items())}), {cost['left']} to do: {took}")
 
 def _duration(seconds:float)->str: return f'{seconds:.0f} s' if seconds<100 else f'{seconds/60:.0f} min' if seconds<6000 else f'{seconds/3600:.1f} h'
@@ -287,8 +290,7 @@ def _print_result(result:dict):
     for k,v in dict(command=made.get('command'), commit=made.get('commit'), seeds=made.get('seeds'), hardware=hard, date=made.get('date')).items(): print(f'{k:9} {v}')
 
 # %% ../nbs/13_cli.ipynb #1ef144ae
-PLAIN_WORDS = ("note: the small base has only ever seen procedural heads from the light stage. A photograph, or any other picture, goes "
-               "through all the steps, but do not expect a likeness.")
+PLAIN_WORDS = "note: the small base knows procedural heads only; of a photograph, do not expect a likeness"
 
 def _out_image(path:Path)->Path:
     "A path that a picture can be written to."
@@ -450,6 +452,22 @@ def check(folder:Annotated[str, typer.Argument(help="'mini', or a built set.")]=
     found = check_profiles(profile_folder(folder))
     print(', '.join(f'{k} {v}' for k,v in found.items() if k!='problems'))
     if found['problems']: raise ValueError(f"{folder}: {'; '.join(map(str, found['problems']))}")
+    print('nothing wrong')
+
+@data_commands.command()
+def sample(pictures:Annotated[list[Path], typer.Argument(help="The pictures to be written, each of another person.")],
+           folder:Annotated[str, typer.Option('--from', help="'mini', or a built set.")]='mini',
+           seed:Annotated[int, typer.Option(help="Of the choice and the lights.")]=0):
+    "Pictures of held-out people, each in some pose and some light: something to try the other commands on."
+    import numpy as np
+    from icportrait.images import save_image
+    from icportrait.lightstage import random_light
+    from icportrait.profiles import MANNEQUIN,load_profiles
+    pictures,views,rng = [_out_image(p) for p in pictures],load_profiles(folder, 'held-out'),np.random.default_rng(seed)
+    people = [i for i in views.identities if i!=MANNEQUIN]
+    if len(pictures)>len(people): raise ValueError(f'{folder} has {len(people)} held-out people: ask for as many pictures at most, not {len(pictures)}')
+    for path,who in zip(pictures, rng.permutation(people)):
+        print(save_image(views.image(int(rng.choice(np.flatnonzero(views.identity==who))), random_light(rng)), path))
 
 @data_commands.command()
 def show(folder:Annotated[str, typer.Argument(help="'mini', or a built set.")]='mini',

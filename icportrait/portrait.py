@@ -221,7 +221,7 @@ def _check_call(self, output_type, steps):
 def _check_text(self, prompt, negative_prompt, guidance_scale):
     if (prompt or negative_prompt) and self.text_encoder is None: raise ValueError("This base reads no text: leave prompt and negative_prompt empty")
     if isinstance(self.tokenizer, WordTokenizer): self.tokenizer([prompt or '', negative_prompt or '']) # an unknown word is told at once
-    if negative_prompt and guidance_scale==1: raise ValueError("A negative prompt counts only with guidance: set guidance_scale above 1")
+    if negative_prompt and guidance_scale==1: raise ValueError("A negative prompt counts only with guidance: set guidance_scale (--guidance) above 1")
 
 ICPortraitPipeline._check_call,ICPortraitPipeline._check_text = _check_call, _check_text
 

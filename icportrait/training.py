@@ -143,7 +143,7 @@ def make_optimizer(name:str,        # 'adamw', or 'adamw8bit': moments of 8 bits
     if name == 'adamw': return torch.optim.AdamW(parameters, fused=True, **how)
     if name != 'adamw8bit': raise TrainingError(f"optimizer {name!r} is not known: 'adamw' or 'adamw8bit'")
     try: from bitsandbytes.optim import AdamW8bit
-    except ImportError as e: raise TrainingError("optimizer='adamw8bit' needs bitsandbytes: pip install 'icportrait[eightbit]', or choose 'adamw'") from e
+    except ImportError as e: raise TrainingError("optimizer='adamw8bit' needs bitsandbytes: pip install -e '.[eightbit]' in the repository, or choose 'adamw'") from e
     return AdamW8bit(parameters, **how)
 
 def optimizer_tensors(optimizer, named:dict)->dict[str, Tensor]:

@@ -63,7 +63,7 @@ FILLERS = {'a', 'an', 'the', 'from', 'with', 'at', 'is'}
 
 def _meanings(phrase:str)->list[tuple]:
     "Every (attribute, class) that accounts for each word of a phrase."
-    words, found = set(phrase.replace('-', ' ').replace('_', ' ').split()) - FILLERS, []
+    words, found = set(phrase.translate(str.maketrans('-_:', '   ')).split()) - FILLERS, []
     for name, values in ATTRIBUTES.items():
         said = words - set(CALLED[name])   # what is left beside the attribute's name
         named = said != words
@@ -80,7 +80,7 @@ def read_prompt(
     asked = {}
     for phrase in filter(None, (p.strip().lower() for p in text.split(','))):
         found = _meanings(phrase)
-        if not found: raise ValueError(f'{phrase!r} means nothing to this base, which takes one word for one thing, with commas between them; it knows ' + '; '.join(f"{k}: {', '.join(v)}" for k, v in ATTRIBUTES.items()).replace('_', ' '))
+        if not found: raise ValueError(f'{phrase!r} means nothing to this base. Ask for one thing after another, with commas between them, such as "dark skin, long hair, red hair, glasses". It knows ' + '; '.join(f"{k}: {', '.join(v)}" for k, v in ATTRIBUTES.items()).replace('_', ' '))
         if len(found) > 1: raise ValueError(f'{phrase!r} could be {found[0][0]} or {found[1][0]}: say which')
         (name, c), = found
         if asked.setdefault(name, c) != c: raise ValueError(f'{phrase!r} contradicts what was said of {name} before')
