@@ -197,7 +197,7 @@ def _print_plan(plan, as_json:bool):
     if len(plan.runs)>40: print(f'… and {len(plan.runs)-40} more; --json lists all')
     if fixed: print('in all of them:', ', '.join(fixed))
     for c,(o,*_) in kinds.items() if len(inside)<len(varied) else (): print(f'{c}:', ', '.join(f'{k}={o.given[k]}' for k in varied if k not in inside and k in o.given) or 'as the notebook has it')
-    took = 'unknown, as none has been run before; it is estimated once one has, such as the first of these' if cost['seconds'] is None else f"about {_duration(cost['seconds'])} one after the other, up to {cost['memory_mb']} MB, after {cost['earlier']} earlier runs"
+    took = 'unknown; it is told once one of them has been run' if cost['seconds'] is None else f"about {_duration(cost['seconds'])} one after the other, up to {cost['memory_mb']} MB, after {cost['earlier']} earlier runs"
     print(f"{cost['runs']} runs ({', '.join(f'{n} {s}' for s,n in cost['states'].items())}), {cost['left']} to do: {took}")
 
 def _duration(seconds:float)->str: return f'{seconds:.0f} s' if seconds<100 else f'{seconds/60:.0f} min' if seconds<6000 else f'{seconds/3600:.1f} h'
