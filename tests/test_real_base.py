@@ -151,7 +151,7 @@ def test_one_line(base, faces, tmp_path, args, says):
 def test_the_small_base_reads_few_words(faces, tmp_path, args):
     "It knows a few, and says which, where it is asked for others."
     said = error_line(here('portrait', '--profile', faces[0], '--light', faces[1], '--out', tmp_path/'c.png', *args))
-    assert 'means nothing to this base' in said and 'it knows skin: light' in said
+    assert 'means nothing to this base' in said and 'It knows skin: light' in said
 
 
 def test_the_small_base_reads_words(faces, tmp_path):
