@@ -4,245 +4,328 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_SIDE', 'MAX_PIXELS', 'ImageError', 'from_pil', 'to_pil', 'save_image', 'to_rgb', 'open_image',
-           'load_image', 'resize', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'show_images', 'show_rows',
-           'seed_everything', 'default_precision', 'default_device']
+           'load_image', 'resize', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'new_figure', 'show_images',
+           'show_rows', 'seed_everything', 'default_precision', 'default_device']
 
-# %% ../nbs/00_images.ipynb #b0f63cb6
-import random,warnings
+# %% ../nbs/00_images.ipynb #37f9c1a4
+import random
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image,ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from .files import HomeError,atomic_path,data_folder,home
+from .files import atomic_path
 
 # %% ../nbs/00_images.ipynb #96cb7904
 class ImageError(ValueError):
     "A file that cannot be used as an image, and why, in one line."
 
 # %% ../nbs/00_images.ipynb #47c329d2
-def from_pil(img:Image.Image, # an RGB picture
-            )->Tensor:        # [3,H,W] in [0,1]
+def from_pil(
+    img: Image.Image,  # an RGB picture
+) -> Tensor:  # [3,H,W] in [0,1]
     "The picture as an image tensor."
-    return torch.from_numpy(np.array(img.convert('RGB'))).permute(2,0,1).float().div_(255)
+    return torch.from_numpy(np.array(img.convert("RGB"))).permute(2, 0, 1).float().div_(255)
 
-def to_pil(image:Tensor|np.ndarray, # [3,H,W], [1,H,W] or [H,W], in [0,1]; what lies outside is clipped
-          )->Image.Image:           # RGB, or L for a single channel
+
+def to_pil(
+    image: Tensor | np.ndarray,  # [3,H,W], [1,H,W] or [H,W], in [0,1]; what lies outside is clipped
+) -> Image.Image:  # RGB, or L for a single channel
     "The image tensor as a Pillow picture."
-    x = torch.as_tensor(image).detach().float().cpu().nan_to_num(0).clamp(0,1)
+    x = torch.as_tensor(image).detach().float().cpu().nan_to_num(0).clamp(0, 1)
     x = x.mul(255).round().byte()
-    if x.ndim==3 and x.shape[0]==3: return Image.fromarray(x.permute(1,2,0).contiguous().numpy())
-    if x.ndim==3 and x.shape[0]==1: x = x[0]
-    if x.ndim!=2: raise ImageError(f"an image has shape [3,H,W], [1,H,W] or [H,W], not {list(x.shape)}")
+    if x.ndim == 3 and x.shape[0] == 3:
+        return Image.fromarray(x.permute(1, 2, 0).contiguous().numpy())
+    if x.ndim == 3 and x.shape[0] == 1:
+        x = x[0]
+    if x.ndim != 2:
+        raise ImageError(f"an image has shape [3,H,W], [1,H,W] or [H,W], not {list(x.shape)}")
     return Image.fromarray(x.numpy())
 
 # %% ../nbs/00_images.ipynb #7905ce00
-def save_image(image:Tensor,  # [3,H,W] or [1,H,W], in [0,1]
-               path:str|Path, # where to; the suffix gives the format, .png where there is none
-              )->Path:        # the file written
+def save_image(
+    image: Tensor,  # [3,H,W] or [1,H,W], in [0,1]
+    path: str | Path,  # where to; the suffix gives the format, .png where there is none
+) -> Path:  # the file written
     "Write the image, whole or not at all."
     path = Path(path)
-    if not path.suffix: path = path.with_suffix('.png')
+    if not path.suffix:
+        path = path.with_suffix(".png")
     if path.suffix.lower() not in Image.registered_extensions():
         raise ImageError(f"{path}: unknown image format {path.suffix!r}; use .png, .jpg or .webp")
     pic = to_pil(image)
-    with atomic_path(path) as p: pic.save(p)
+    with atomic_path(path) as p:
+        pic.save(p)
     return path
 
 # %% ../nbs/00_images.ipynb #8ef0eb6c
-def _grey16(img:Image.Image)->Image.Image:
+def _grey16(img: Image.Image) -> Image.Image:
     "A 16-bit, 32-bit or float grey picture as 8-bit grey."
     x = np.asarray(img).astype(np.float32)
-    if img.mode!='F': x /= 65535 if img.mode.startswith('I;16') or x.max(initial=0)>255 else 255
-    return Image.fromarray((np.nan_to_num(x).clip(0,1)*255).round().astype(np.uint8))
+    if img.mode != "F":
+        x /= 65535 if img.mode.startswith("I;16") or x.max(initial=0) > 255 else 255
+    return Image.fromarray((np.nan_to_num(x).clip(0, 1) * 255).round().astype(np.uint8))
 
-def _inks(img:Image.Image)->Image.Image:
+
+def _inks(img: Image.Image) -> Image.Image:
     "A CMYK picture as RGB, through its colour profile where it has a usable one."
     from io import BytesIO
+
     from PIL import ImageCms
-    icc = img.info.get('icc_profile')
-    if not icc: return img.convert('RGB')
-    try: return ImageCms.profileToProfile(img, ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile('sRGB'), outputMode='RGB')
-    except (ImageCms.PyCMSError,OSError): return img.convert('RGB')
+
+    icc = img.info.get("icc_profile")
+    if not icc:
+        return img.convert("RGB")
+    try:
+        return ImageCms.profileToProfile(
+            img, ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return img.convert("RGB")
 
 # %% ../nbs/00_images.ipynb #309cebcd
-def to_rgb(img:Image.Image, # a picture of any mode
-           grey:int=128,    # 0..255, what lies behind transparent pixels
-          )->Image.Image:   # mode RGB
+def to_rgb(
+    img: Image.Image,  # a picture of any mode
+    grey: int = 128,  # 0..255, what lies behind transparent pixels
+) -> Image.Image:  # mode RGB
     "The picture in RGB, with any transparency laid on grey."
-    if img.mode.startswith('I') or img.mode=='F': img = _grey16(img)
-    if img.mode=='CMYK': img = _inks(img)
+    if img.mode.startswith("I") or img.mode == "F":
+        img = _grey16(img)
+    if img.mode == "CMYK":
+        img = _inks(img)
     if img.has_transparency_data:
-        img = img.convert('RGBA')
-        img = Image.alpha_composite(Image.new('RGBA', img.size, (grey,)*3+(255,)), img)
-    return img.convert('RGB')
+        img = img.convert("RGBA")
+        img = Image.alpha_composite(Image.new("RGBA", img.size, (grey,) * 3 + (255,)), img)
+    return img.convert("RGB")
 
 # %% ../nbs/00_images.ipynb #72eb53dc
-MIN_SIDE,MAX_SIDE,MAX_PIXELS = 8,16384,120_000_000
+MIN_SIDE, MAX_SIDE, MAX_PIXELS = 8, 16384, 120_000_000
 
-def _check_size(path:Path, w:int, h:int):
+
+def _check_size(path: Path, w: int, h: int):
     "Raise where a picture is too small or too large to be used."
-    if min(w,h)<MIN_SIDE: raise ImageError(f"{path}: {w}x{h} pixels is too small; an image needs at least {MIN_SIDE} on each side")
-    if max(w,h)>MAX_SIDE: raise ImageError(f"{path}: {w}x{h} pixels is too large; the limit is {MAX_SIDE} on a side: scale it down first")
-    if w*h>MAX_PIXELS: raise ImageError(f"{path}: {w}x{h} pixels is too large; the limit is {MAX_PIXELS//10**6} megapixels: scale it down first")
+    if min(w, h) < MIN_SIDE:
+        raise ImageError(f"{path}: {w}x{h} pixels is too small; an image needs at least {MIN_SIDE} on each side")
+    if max(w, h) > MAX_SIDE:
+        raise ImageError(
+            f"{path}: {w}x{h} pixels is too large; the limit is {MAX_SIDE} on a side: scale it down first"
+        )
+    if w * h > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: {w}x{h} pixels is too large; the limit is {MAX_PIXELS // 10**6} megapixels: scale it down first"
+        )
 
 # %% ../nbs/00_images.ipynb #f0196c01
-def open_image(path:str|Path, # any file that Pillow reads
-              )->Image.Image: # upright, RGB
+def open_image(
+    path: str | Path,  # any file that Pillow reads
+) -> Image.Image:  # upright, RGB
     "The picture in a file, or an `ImageError` that says in one line what is wrong with it."
     path = Path(path)
-    if not path.exists(): raise ImageError(f"{path}: no such file")
-    if path.is_dir(): raise ImageError(f"{path}: is a folder, not an image")
+    if not path.exists():
+        raise ImageError(f"{path}: no such file")
+    if path.is_dir():
+        raise ImageError(f"{path}: is a folder, not an image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+            warnings.simplefilter("ignore")
             with Image.open(path) as img:
                 _check_size(path, *img.size)
                 img.load()
                 return to_rgb(ImageOps.exif_transpose(img))
-    except ImageError: raise
-    except Image.DecompressionBombError: raise ImageError(f"{path}: is too large; the limit is {MAX_PIXELS//10**6} megapixels: scale it down first") from None
-    except Image.UnidentifiedImageError: raise ImageError(f"{path}: not an image that Pillow can read") from None
-    except PermissionError: raise ImageError(f"{path}: not allowed to read it") from None
-    except (OSError,SyntaxError,ValueError,EOFError) as e: raise ImageError(f"{path}: damaged or cut short ({_line(e)})") from None
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{path}: is too large; the limit is {MAX_PIXELS // 10**6} megapixels: scale it down first"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image that Pillow can read") from None
+    except PermissionError:
+        raise ImageError(f"{path}: not allowed to read it") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as e:
+        raise ImageError(f"{path}: damaged or cut short ({_line(e)})") from None
 
-def _line(e:BaseException)->str: return ' '.join(str(e).split())[:120]
+
+def _line(e: BaseException) -> str:
+    return " ".join(str(e).split())[:120]
 
 # %% ../nbs/00_images.ipynb #47c552ad
-def load_image(path:str|Path,     # any file that Pillow reads
-               size:int|None=128, # side of the square in pixels; None keeps the picture's size and shape
-              )->Tensor:          # [3,size,size], sRGB, in [0,1]
+def load_image(
+    path: str | Path,  # any file that Pillow reads
+    size: int | None = 128,  # side of the square in pixels; None keeps the picture's size and shape
+) -> Tensor:  # [3,size,size], sRGB, in [0,1]
     "The middle square of a picture, upright, resized to `size`."
     img = open_image(path)
-    if size is None: return from_pil(img)
-    return from_pil(ImageOps.fit(img, (size,size), method=Image.Resampling.LANCZOS))
+    if size is None:
+        return from_pil(img)
+    return from_pil(ImageOps.fit(img, (size, size), method=Image.Resampling.LANCZOS))
 
 # %% ../nbs/00_images.ipynb #b5e10002
-def resize(images:Tensor, # [B,C,H,W] in [0,1]
-           size:int,      # new side, pixels
-          )->Tensor:      # [B,C,size,size] in [0,1]
+def resize(
+    images: Tensor,  # [B,C,H,W] in [0,1]
+    size: int,  # new side, pixels
+) -> Tensor:  # [B,C,size,size] in [0,1]
     "Images at another size, bicubic and without aliasing; those of that size are left as they are."
-    if images.shape[-2:]==(size,size): return images
-    return F.interpolate(images, size=(size,size), mode='bicubic', antialias=True, align_corners=False).clamp(0,1)
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 # %% ../nbs/00_images.ipynb #5f40ecf1
-def srgb_to_linear(x:Tensor|np.ndarray|float, # sRGB-encoded, in [0,1]
-                  )->Tensor|np.ndarray:       # linear light, in [0,1]
+def srgb_to_linear(
+    x: Tensor | np.ndarray | float,  # sRGB-encoded, in [0,1]
+) -> Tensor | np.ndarray:  # linear light, in [0,1]
     "Undo the sRGB curve (IEC 61966-2-1)."
-    lib = torch if isinstance(x,Tensor) else np
-    if lib is np: x = np.asarray(x)
-    return lib.where(x<=.04045, x/12.92, ((x.clip(0) + .055)/1.055)**2.4)
+    lib = torch if isinstance(x, Tensor) else np
+    if lib is np:
+        x = np.asarray(x)
+    return lib.where(x <= 0.04045, x / 12.92, ((x.clip(0) + 0.055) / 1.055) ** 2.4)
 
-def linear_to_srgb(x:Tensor|np.ndarray|float, # linear light; what lies outside [0,1] is clipped
-                  )->Tensor|np.ndarray:       # sRGB-encoded, in [0,1]
+
+def linear_to_srgb(
+    x: Tensor | np.ndarray | float,  # linear light; what lies outside [0,1] is clipped
+) -> Tensor | np.ndarray:  # sRGB-encoded, in [0,1]
     "Apply the sRGB curve (IEC 61966-2-1)."
-    lib = torch if isinstance(x,Tensor) else np
-    if lib is np: x = np.asarray(x)
-    x = x.clip(0,1)
-    return lib.where(x<=.0031308, x*12.92, 1.055*x.clip(1e-9)**(1/2.4) - .055)
+    lib = torch if isinstance(x, Tensor) else np
+    if lib is np:
+        x = np.asarray(x)
+    x = x.clip(0, 1)
+    return lib.where(x <= 0.0031308, x * 12.92, 1.055 * x.clip(1e-9) ** (1 / 2.4) - 0.055)
 
 # %% ../nbs/00_images.ipynb #0c199307
-def _rgb(x:Tensor|np.ndarray|Image.Image)->Tensor:
+def _rgb(x: Tensor | np.ndarray | Image.Image) -> Tensor:
     "Anything that can be shown as `[3,H,W]`."
-    if isinstance(x, Image.Image): return from_pil(x)
+    if isinstance(x, Image.Image):
+        return from_pil(x)
     x = torch.as_tensor(x).detach().float().cpu().nan_to_num(0)
-    if x.ndim==4 and len(x)==1: x = x[0]
-    if x.ndim==2: x = x[None]
-    if x.ndim!=3 or x.shape[0] not in (1,3): raise ImageError(f"an image has shape [3,H,W], [1,H,W] or [H,W], not {list(x.shape)}")
-    return x.expand(3,-1,-1).clamp(0,1)
+    if x.ndim == 4 and len(x) == 1:
+        x = x[0]
+    if x.ndim == 2:
+        x = x[None]
+    if x.ndim != 3 or x.shape[0] not in (1, 3):
+        raise ImageError(f"an image has shape [3,H,W], [1,H,W] or [H,W], not {list(x.shape)}")
+    return x.expand(3, -1, -1).clamp(0, 1)
 
-def image_grid(rows:list[list[Tensor]], # images of one size, row by row
-               pad:int=2,               # white pixels between them
-              )->Tensor:                # [3,H,W]
+
+def image_grid(
+    rows: list[list[Tensor]],  # images of one size, row by row
+    pad: int = 2,  # white pixels between them
+) -> Tensor:  # [3,H,W]
     "All images in one, as a table."
     rows = [[_rgb(o) for o in r] for r in rows]
-    if not rows or not rows[0]: raise ImageError("no images to put into a grid")
-    _,h,w = rows[0][0].shape
-    grid = torch.ones(3, len(rows)*(h+pad)-pad, max(map(len,rows))*(w+pad)-pad)
-    for i,row in enumerate(rows):
-        for j,o in enumerate(row):
-            if o.shape!=(3,h,w): raise ImageError(f"a grid needs images of one size, got {list(o.shape[1:])} among {[h,w]}")
-            grid[:,i*(h+pad):i*(h+pad)+h,j*(w+pad):j*(w+pad)+w] = o
+    if not rows or not rows[0]:
+        raise ImageError("no images to put into a grid")
+    _, h, w = rows[0][0].shape
+    grid = torch.ones(3, len(rows) * (h + pad) - pad, max(map(len, rows)) * (w + pad) - pad)
+    for i, row in enumerate(rows):
+        for j, o in enumerate(row):
+            if o.shape != (3, h, w):
+                raise ImageError(f"a grid needs images of one size, got {list(o.shape[1:])} among {[h, w]}")
+            grid[:, i * (h + pad) : i * (h + pad) + h, j * (w + pad) : j * (w + pad) + w] = o
     return grid
 
 # %% ../nbs/00_images.ipynb #8d6e4186
-def _figure(nrows:int, ncols:int, h:float, w:float):
+def new_figure(nrows: int, ncols: int, h: float, w: float):
     "A figure with one frameless axes per picture, kept out of pyplot so that nothing is shown twice or left open."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     class Shown(Figure):
-        def _repr_png_(self): return _png(self)
-    fig = Shown(figsize=(w*ncols, h*nrows), layout='constrained', dpi=80)
+        def _repr_png_(self):
+            return _png(self)
+
+    fig = Shown(figsize=(w * ncols, h * nrows), layout="constrained", dpi=80)
     FigureCanvasAgg(fig)
     axs = fig.subplots(nrows, ncols, squeeze=False)
-    for ax in axs.flat: ax.set_axis_off()
-    return fig,axs
+    for ax in axs.flat:
+        ax.set_axis_off()
+    return fig, axs
 
-def _png(fig)->bytes:
+
+def _png(fig) -> bytes:
     "The figure as a PNG file in memory, for notebooks."
     from io import BytesIO
-    fig.savefig(b := BytesIO(), format='png')
+
+    fig.savefig(b := BytesIO(), format="png")
     return b.getvalue()
 
 # %% ../nbs/00_images.ipynb #971e54af
-def show_images(images:list,          # image tensors, grey maps or Pillow pictures
-                titles:list|None=None, # one per image
-                cols:int|None=None,   # pictures in a row; all in one row by default, at most 8
-                scale:float=1.8,      # inches per picture
-               ):                     # a matplotlib Figure
+def show_images(
+    images: list,  # image tensors, grey maps or Pillow pictures
+    titles: list | None = None,  # one per image
+    cols: int | None = None,  # pictures in a row; all in one row by default, at most 8
+    scale: float = 1.8,  # inches per picture
+):  # a matplotlib Figure
     "A figure of images with titles."
     images = [_rgb(o) for o in images]
-    if not images: raise ImageError("no images to show")
+    if not images:
+        raise ImageError("no images to show")
     cols = min(len(images), cols or 8)
-    _,h,w = images[0].shape
-    fig,axs = _figure(-(-len(images)//cols), cols, scale*h/w + (.25 if titles else 0), scale)
-    for i,(ax,o) in enumerate(zip(axs.flat, images)):
-        ax.imshow(o.permute(1,2,0).numpy(), vmin=0, vmax=1, interpolation='nearest')
-        if titles is not None and i<len(titles): ax.set_title(str(titles[i]), fontsize=9)
+    _, h, w = images[0].shape
+    fig, axs = new_figure(-(-len(images) // cols), cols, scale * h / w + (0.25 if titles else 0), scale)
+    for i, (ax, o) in enumerate(zip(axs.flat, images)):
+        ax.imshow(o.permute(1, 2, 0).numpy(), vmin=0, vmax=1, interpolation="nearest")
+        if titles is not None and i < len(titles):
+            ax.set_title(str(titles[i]), fontsize=9)
     return fig
 
 # %% ../nbs/00_images.ipynb #307f7d4d
-def show_rows(rows:list[list],            # images, row by row; None leaves a place empty
-              row_titles:list|None=None,  # one per row, written at its left
-              col_titles:list|None=None,  # one per column, written at the top
-              scale:float=1.5,            # inches per picture
-             ):                           # a matplotlib Figure
+def show_rows(
+    rows: list[list],  # images, row by row; None leaves a place empty
+    row_titles: list | None = None,  # one per row, written at its left
+    col_titles: list | None = None,  # one per column, written at the top
+    scale: float = 1.5,  # inches per picture
+):  # a matplotlib Figure
     "A labelled table of images."
     rows = [[None if o is None else _rgb(o) for o in r] for r in rows]
     first = next((o for r in rows for o in r if o is not None), None)
-    if first is None: raise ImageError("no images to show")
-    fig,axs = _figure(len(rows), max(map(len,rows)), scale*first.shape[1]/first.shape[2], scale)
-    for row,r in zip(axs, rows):
-        for ax,o in zip(row, r):
-            if o is not None: ax.imshow(o.permute(1,2,0).numpy(), vmin=0, vmax=1, interpolation='nearest')
+    if first is None:
+        raise ImageError("no images to show")
+    fig, axs = new_figure(len(rows), max(map(len, rows)), scale * first.shape[1] / first.shape[2], scale)
+    for row, r in zip(axs, rows):
+        for ax, o in zip(row, r):
+            if o is not None:
+                ax.imshow(o.permute(1, 2, 0).numpy(), vmin=0, vmax=1, interpolation="nearest")
     _label(axs, row_titles, col_titles)
     return fig
 
-def _label(axs, row_titles:list|None, col_titles:list|None):
+
+def _label(axs, row_titles: list | None, col_titles: list | None):
     "Write the titles of rows and columns."
-    for ax,t in zip(axs[0], col_titles or []): ax.set_title(str(t), fontsize=9)
-    for ax,t in zip(axs[:,0], row_titles or []):
-        ax.text(-.06, .5, str(t), transform=ax.transAxes, rotation=90, ha='right', va='center', fontsize=9)
+    for ax, t in zip(axs[0], col_titles or []):
+        ax.set_title(str(t), fontsize=9)
+    for ax, t in zip(axs[:, 0], row_titles or []):
+        ax.text(-0.06, 0.5, str(t), transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=9)
 
 # %% ../nbs/00_images.ipynb #1d7fa8fc
-def seed_everything(seed:int, # any whole number
-                   )->torch.Generator: # a CPU generator with the same seed
+def seed_everything(
+    seed: int,  # any whole number
+) -> torch.Generator:  # a CPU generator with the same seed
     "Seed Python, numpy and torch, and return a generator of its own."
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
-def default_precision(device:str='cpu', # where to compute
-                     )->str:            # 'bf16' or 'no'
-    "Mixed precision where the machine computes bf16 fast: GPUs that have it, CPUs with AVX-512 or better; elsewhere it is emulated, ten times slower."
-    if torch.device(device).type=='cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'
-    return 'bf16' if torch.device(device).type=='cpu' and torch.backends.cpu.get_cpu_capability().startswith(('AVX512','AMX')) else 'no'
 
-def default_device()->str:
+def default_precision(
+    device: str = "cpu",  # where to compute
+) -> str:  # 'bf16' or 'no'
+    "Mixed precision where the machine computes bf16 fast: GPUs that have it, CPUs with AVX-512 or better; elsewhere it is emulated, ten times slower."
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return (
+        "bf16"
+        if torch.device(device).type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+        else "no"
+    )
+
+
+def default_device() -> str:
     "The fastest device that is there: `cuda`, `mps` or `cpu`."
-    if torch.cuda.is_available(): return 'cuda'
-    return 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,76 +1,121 @@
 """The explorers in a real browser: a drag turns a light, a click finds a match, and nothing is fetched from elsewhere."""
-import contextlib, os, shutil, socket, subprocess, sys, time, urllib.request
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
-sync_api = pytest.importorskip('playwright.sync_api', reason="browser tests need playwright: pip install pytest-playwright")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="browser tests need playwright: pip install pytest-playwright"
+)
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get('ICPORTRAIT_HOME') or ROOT)/'data'
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+DATA = Path(os.environ.get("ICPORTRAIT_HOME") or ROOT) / "data"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-TOY = ['''
+TOY = [
+    """
 import torch.nn.functional as F
-from icportrait.explore import HeadExplorer, MatchExplorer, Pair, light_view
-from icportrait.lightstage import Camera, direction, light_from_direction
-from icportrait.matching import cost_volume, matches_from_costs
-from icportrait.profiles import toy_view
+from icportrait.explore.lights import HeadExplorer, light_view
+from icportrait.explore.matches import MatchExplorer, Pair
+from icportrait.world.relighting import light_from_direction
+from icportrait.world.rig import Camera, direction
+from icportrait.model.correspondence import cost_volume
+from icportrait.model.matching import matches_from_costs
+from icportrait.dataset.storage import toy_view
 views = [toy_view(3, Camera(yaw,0), 64) for yaw in (-20,0,20)]
 image = light_view(views[1], light_from_direction(direction(0,20)))
 cells = lambda x: F.unfold(x[None], 12, stride=4, padding=4).unflatten(2, (16,16))
 by_pixels = lambda profile,target: matches_from_costs({'pixels': cost_volume(cells(target), cells(profile))})
-''', "MatchExplorer([Pair('twice', image, image, views[1].point, views[1].point)], by_pixels)",
-     "HeadExplorer({'ball': [(v.camera, v) for v in views]})",
-     "MatchExplorer([Pair('twice', image, image)], by_pixels, plain=True)"]
+""",
+    "MatchExplorer([Pair('twice', image, image, views[1].point, views[1].point)], by_pixels)",
+    "HeadExplorer({'ball': [(v.camera, v) for v in views]})",
+    "MatchExplorer([Pair('twice', image, image)], by_pixels, plain=True)",
+]
 
 
 def free_port():
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
+        s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
 @contextlib.contextmanager
 def serving(args, folder, port):
     "A server of its own, with settings of its own, stopped afterwards."
-    env = os.environ | dict(HOME=str(folder), JUPYTER_CONFIG_DIR=str(folder/'config'), JUPYTER_DATA_DIR=str(folder/'data'), JUPYTER_RUNTIME_DIR=str(folder/'runtime'),
-                            IPYTHONDIR=str(folder/'ipython'), ICPORTRAIT_HOME=str(DATA.parent), HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1',
-                            PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
-    log = folder/'server.log'
-    with open(log, 'w') as out: server = subprocess.Popen([sys.executable, '-m', *args], cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True)
+    env = os.environ | dict(
+        HOME=str(folder),
+        JUPYTER_CONFIG_DIR=str(folder / "config"),
+        JUPYTER_DATA_DIR=str(folder / "data"),
+        JUPYTER_RUNTIME_DIR=str(folder / "runtime"),
+        IPYTHONDIR=str(folder / "ipython"),
+        ICPORTRAIT_HOME=str(DATA.parent),
+        HF_HUB_OFFLINE="1",
+        OMP_NUM_THREADS="1",
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    )
+    log = folder / "server.log"
+    with open(log, "w") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *args], cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         for _ in range(240):
-            if server.poll() is not None: pytest.fail(f"{args[0]} did not start: {log.read_text()[-2000:]}")
-            with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port), 1): break
-            time.sleep(.5)
-        yield f'http://127.0.0.1:{port}'
+            if server.poll() is not None:
+                pytest.fail(f"{args[0]} did not start: {log.read_text()[-2000:]}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: server.kill()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def voila(notebook, folder):
     "A page made of a notebook."
-    pytest.importorskip('voila', reason="this test needs voila: pip install voila")
+    pytest.importorskip("voila", reason="this test needs voila: pip install voila")
     port = free_port()
-    return serving(['voila', str(notebook), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1'], folder, port)
+    return serving(["voila", str(notebook), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"], folder, port)
 
 
 def lab(folder):
     "JupyterLab on a folder."
-    pytest.importorskip('jupyterlab', reason="this test needs jupyterlab")
+    pytest.importorskip("jupyterlab", reason="this test needs jupyterlab")
     port = free_port()
-    return serving(['jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.ip=127.0.0.1', '--IdentityProvider.token=',
-                    f'--ServerApp.root_dir={folder}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'], folder, port)
+    return serving(
+        [
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--ServerApp.ip=127.0.0.1",
+            "--IdentityProvider.token=",
+            f"--ServerApp.root_dir={folder}",
+            "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ],
+        folder,
+        port,
+    )
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def chromium():
     with sync_api.sync_playwright() as p:
-        try: b = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        except sync_api.Error as e: pytest.skip(f"no Chromium to test with: {str(e).splitlines()[0]}")
+        try:
+            b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        except sync_api.Error as e:
+            pytest.skip(f"no Chromium to test with: {str(e).splitlines()[0]}")
         yield b
         b.close()
 
@@ -80,12 +125,16 @@ def tab(chromium):
     "A page that can reach nothing but this machine; what it tried to reach is in `tab.foreign`."
     p = chromium.new_page(viewport=dict(width=1280, height=1600))
     p.foreign, p.complaints = [], []
+
     def route(r):
-        if r.request.url.startswith(('http://127.0.0.1', 'blob:', 'data:')): return r.continue_()
-        if 'fortawesome' not in r.request.url: p.foreign.append(r.request.url)   # icons that Voila's own template links to; it works without
+        if r.request.url.startswith(("http://127.0.0.1", "blob:", "data:")):
+            return r.continue_()
+        if "fortawesome" not in r.request.url:
+            p.foreign.append(r.request.url)  # icons that Voila's own template links to; it works without
         r.abort()
-    p.route('**/*', route)
-    p.on('pageerror', lambda e: p.complaints.append(str(e)))
+
+    p.route("**/*", route)
+    p.on("pageerror", lambda e: p.complaints.append(str(e)))
     yield p
     p.close()
 
@@ -93,9 +142,12 @@ def tab(chromium):
 @pytest.fixture
 def toy(tmp_path):
     "A notebook with all explorers on a patterned ball: no data set, no weights."
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in TOY], metadata=dict(kernelspec=dict(name='python3', display_name='python3')))
-    nbformat.write(nb, tmp_path/'toy.ipynb')
-    return tmp_path/'toy.ipynb'
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(c.strip()) for c in TOY],
+        metadata=dict(kernelspec=dict(name="python3", display_name="python3")),
+    )
+    nbformat.write(nb, tmp_path / "toy.ipynb")
+    return tmp_path / "toy.ipynb"
 
 
 def picture(page, label):
@@ -105,20 +157,25 @@ def picture(page, label):
 
 def halves(page, label):
     "Mean brightness of the left and of the right half of a picture as it is on the screen, 0 to 255."
-    return picture(page, label).locator('img').evaluate('''async img => {
+    return (
+        picture(page, label)
+        .locator("img")
+        .evaluate("""async img => {
         for (let k = 0; k < 9; k++) { try { await img.decode(); break; } catch { /* replaced meanwhile: decode the next */ } }
         const c = document.createElement('canvas'), w = c.width = img.naturalWidth, h = c.height = img.naturalHeight, g = c.getContext('2d');
         g.drawImage(img, 0, 0);
         const mean = x => { const d = g.getImageData(x, 0, w/2, h).data; let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i] + d[i+1] + d[i+2]; return s/(d.length/4)/3; };
         return [mean(0), mean(Math.floor(w/2))];
-    }''')
+    }""")
+    )
 
 
-def until(check, seconds=20, what='the picture to change'):
+def until(check, seconds=20, what="the picture to change"):
     "Wait for something to become true."
-    for _ in range(int(seconds*10)):
-        if (value := check()): return value
-        time.sleep(.1)
+    for _ in range(int(seconds * 10)):
+        if value := check():
+            return value
+        time.sleep(0.1)
     pytest.fail(f"waited {seconds} s for {what}")
 
 
@@ -126,78 +183,89 @@ def point(page, label, x, y):
     "Where a place in [-1,1] is on the screen."
     picture(page, label).scroll_into_view_if_needed()
     b = picture(page, label).bounding_box()
-    return b['x']+(x+1)/2*b['width'], b['y']+(y+1)/2*b['height']
+    return b["x"] + (x + 1) / 2 * b["width"], b["y"] + (y + 1) / 2 * b["height"]
 
 
 def drag(page, label, start, end):
     "Press, move in steps, release."
-    page.mouse.move(*point(page, label, *start)); page.mouse.down()
-    page.mouse.move(*point(page, label, *end), steps=8); page.mouse.up()
+    page.mouse.move(*point(page, label, *start))
+    page.mouse.down()
+    page.mouse.move(*point(page, label, *end), steps=8)
+    page.mouse.up()
 
 
 def check_light(page):
     "Dragging the light from left to right moves the brightness from left to right."
-    drag(page, 'light', (0,0), (-.65,0))
-    lit_left = until(lambda: (h := halves(page, 'the view'))[0]>h[1]+2 and h, what='light from the left')
-    drag(page, 'light', (-.65,0), (.65,0))
-    until(lambda: (h := halves(page, 'the view'))[1]>h[0]+2 and h[0]<lit_left[0]-2, what='light from the right')
+    drag(page, "light", (0, 0), (-0.65, 0))
+    lit_left = until(lambda: (h := halves(page, "the view"))[0] > h[1] + 2 and h, what="light from the left")
+    drag(page, "light", (-0.65, 0), (0.65, 0))
+    until(
+        lambda: (h := halves(page, "the view"))[1] > h[0] + 2 and h[0] < lit_left[0] - 2, what="light from the right"
+    )
 
 
 def check_match(page, wanted):
     "A click on the target finds its match, and says how good it is."
-    before = halves(page, 'profile')
-    page.mouse.click(*point(page, 'target', .3, -.25))
-    until(lambda: halves(page, 'profile')!=before)
+    before = halves(page, "profile")
+    page.mouse.click(*point(page, "target", 0.3, -0.25))
+    until(lambda: halves(page, "profile") != before)
     until(lambda: page.get_by_text(wanted).count(), what=wanted)
-    assert picture(page, 'target').locator('path').count()==1 and picture(page, 'profile').locator('path').count()>=1
+    assert (
+        picture(page, "target").locator("path").count() == 1 and picture(page, "profile").locator("path").count() >= 1
+    )
 
 
-def marks(page, label): return picture(page, label).locator('path').evaluate_all('ps => ps.map(p => p.getAttribute("d"))')
+def marks(page, label):
+    return picture(page, label).locator("path").evaluate_all('ps => ps.map(p => p.getAttribute("d"))')
 
 
 def check_toy(page):
     "Everything that the toy notebook offers."
-    picture(page, 'light').wait_for(timeout=90_000)
-    picture(page, 'target').wait_for()
-    check_match(page, 'px from the truth')
-    before = marks(page, 'profile')
-    picture(page, 'target').focus(); page.keyboard.press('ArrowLeft')
-    until(lambda: marks(page, 'profile')!=before, what='an arrow key to move the point')
+    picture(page, "light").wait_for(timeout=90_000)
+    picture(page, "target").wait_for()
+    check_match(page, "px from the truth")
+    before = marks(page, "profile")
+    picture(page, "target").focus()
+    page.keyboard.press("ArrowLeft")
+    until(lambda: marks(page, "profile") != before, what="an arrow key to move the point")
     check_light(page)
-    ball = marks(page, 'light')
-    slider = page.locator('.widget-slider', has_text='yaw').locator('.noUi-handle')
+    ball = marks(page, "light")
+    slider = page.locator(".widget-slider", has_text="yaw").locator(".noUi-handle")
     slider.focus()
-    for _ in range(3): page.keyboard.press('ArrowRight')
-    until(lambda: marks(page, 'light')!=ball, what='the highlight to move when the camera does')
-    plain = page.locator('.widget-image').first
-    src = plain.get_attribute('src')
-    page.locator('.widget-slider', has_text='right').locator('.noUi-handle').focus(); page.keyboard.press('ArrowRight')
-    until(lambda: plain.get_attribute('src')!=src, what='the plain explorer to follow its slider')
-    assert page.foreign==[], f"the page tried to reach {page.foreign[:3]}"
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    until(lambda: marks(page, "light") != ball, what="the highlight to move when the camera does")
+    plain = page.locator(".widget-image").first
+    src = plain.get_attribute("src")
+    page.locator(".widget-slider", has_text="right").locator(".noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    until(lambda: plain.get_attribute("src") != src, what="the plain explorer to follow its slider")
+    assert page.foreign == [], f"the page tried to reach {page.foreign[:3]}"
 
 
 def test_voila(tab, toy, tmp_path):
     with voila(toy, tmp_path) as url:
         tab.goto(url, timeout=120_000)
         check_toy(tab)
-    assert tab.complaints==[]
+    assert tab.complaints == []
 
 
 def test_lab(tab, toy, tmp_path):
     with lab(tmp_path) as url:
-        tab.goto(f'{url}/lab/tree/toy.ipynb?reset', timeout=120_000)
-        tab.get_by_text('| Idle').first.wait_for(timeout=120_000)     # cells run before the kernel is there are forgotten
-        tab.get_by_role('menuitem', name='Run', exact=True).click()
-        tab.get_by_text('Run All Cells', exact=True).first.click()
+        tab.goto(f"{url}/lab/tree/toy.ipynb?reset", timeout=120_000)
+        tab.get_by_text("| Idle").first.wait_for(timeout=120_000)  # cells run before the kernel is there are forgotten
+        tab.get_by_role("menuitem", name="Run", exact=True).click()
+        tab.get_by_text("Run All Cells", exact=True).first.click()
         check_toy(tab)
 
 
 def test_app(tab, tmp_path):
-    missing = [f'data/{p}' for p in ('mini', 'base') if not (DATA/p).is_dir()]
-    if missing: pytest.skip(f"the app shows what ships, and {' and '.join(missing)} is not here")
-    with voila(ROOT/'nbs/apps/explore.ipynb', tmp_path) as url:
+    missing = [f"data/{p}" for p in ("mini", "base") if not (DATA / p).is_dir()]
+    if missing:
+        pytest.skip(f"the app shows what ships, and {' and '.join(missing)} is not here")
+    with voila(ROOT / "nbs/apps/explore.ipynb", tmp_path) as url:
         tab.goto(url, timeout=180_000)
-        picture(tab, 'light').wait_for(timeout=180_000)
-        check_match(tab, 'confidence')
+        picture(tab, "light").wait_for(timeout=180_000)
+        check_match(tab, "confidence")
         check_light(tab)
-    assert tab.foreign==[] and tab.complaints==[]
+    assert tab.foreign == [] and tab.complaints == []

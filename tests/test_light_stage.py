@@ -1,4 +1,5 @@
 "What is measured of the light stage, tiny, and kept as a result."
+
 import json
 import shutil
 
@@ -8,40 +9,61 @@ from conftest import ROOT, command, error_line
 TINY = dict(size=32, spp=2, heads=1, views=2, fine_size=32, fine_spp=16, clean_spp=64)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     "The run folder of a tiny measurement, with a data set of two identities and the mannequin."
-    from icportrait.profiles import build_profiles, toy_views
-    root = tmp_path_factory.mktemp('light')
-    build_profiles(root/'set', [0, 1], 2, 32, render=toy_views, progress=False)
-    given = [o for k, v in dict(TINY, data=root/'set').items() for o in ('-p', f'{k}={v}')]
-    done = command('run', 'measure_light_stage', *given, '--out', root/'run', timeout=900)
+    from icportrait.dataset.build import build_profiles
+    from icportrait.dataset.storage import toy_views
+
+    root = tmp_path_factory.mktemp("light")
+    build_profiles(root / "set", [0, 1], 2, 32, render=toy_views, progress=False)
+    given = [o for k, v in dict(TINY, data=root / "set").items() for o in ("-p", f"{k}={v}")]
+    done = command("run", "measure_light_stage", *given, "--out", root / "run", timeout=900)
     assert done.returncode == 0, done.stderr
     return root
 
 
 def test_figures(measured):
     "Every figure is there, and in a range that a wrong one would leave."
-    m = json.loads((measured/'run'/'metrics.json').read_text())
-    assert m['lights'] == 24 and m['identities'] == 2 and m['views'] == 2*2 + 39   # the mannequin is seen from everywhere
-    assert m['set']['bytes_per_view'] == round(sum(o.stat().st_size for o in (measured/'set').glob('*.parquet'))/43)
-    assert 0 < m['core_seconds_per_view'] == pytest.approx(sum(m['core_seconds'].values()), abs=1e-3)
-    assert set(m['core_seconds']) == {'meshes', 'scene', 'tracing', 'truth', 'encoding'} and m['megasamples_per_core_second'] > 0
-    assert m['linearity_db'] > 18 and m['flow_error_px'] < 1 and .6 < m['visibility_agreement'] <= 1 and m['albedo_error'] < .1
-    assert m['cells'] > 300 and len(m['environment_db']) == 5
-    assert m['noise_db']['4'] < m['noise_db']['8'] < m['noise_db']['16'] and m['stored_db']['70'] < m['stored_db']['90'] and m['stored_bytes']['70'] < m['stored_bytes']['90']
+    m = json.loads((measured / "run" / "metrics.json").read_text())
+    assert (
+        m["lights"] == 24 and m["identities"] == 2 and m["views"] == 2 * 2 + 39
+    )  # the mannequin is seen from everywhere
+    assert m["set"]["bytes_per_view"] == round(
+        sum(o.stat().st_size for o in (measured / "set").glob("*.parquet")) / 43
+    )
+    assert 0 < m["core_seconds_per_view"] == pytest.approx(sum(m["core_seconds"].values()), abs=1e-3)
+    assert (
+        set(m["core_seconds"]) == {"meshes", "scene", "tracing", "truth", "encoding"}
+        and m["megasamples_per_core_second"] > 0
+    )
+    assert (
+        m["linearity_db"] > 18
+        and m["flow_error_px"] < 1
+        and 0.6 < m["visibility_agreement"] <= 1
+        and m["albedo_error"] < 0.1
+    )
+    assert m["cells"] > 300 and len(m["environment_db"]) == 5
+    assert (
+        m["noise_db"]["4"] < m["noise_db"]["8"] < m["noise_db"]["16"]
+        and m["stored_db"]["70"] < m["stored_db"]["90"]
+        and m["stored_bytes"]["70"] < m["stored_bytes"]["90"]
+    )
 
 
 def test_results(measured, tmp_path):
     "`results light-stage` keeps the run and prints it."
-    (tmp_path/'data'/'results').mkdir(parents=True)
-    (tmp_path/'nbs').symlink_to(ROOT/'nbs')
-    shutil.copy(ROOT/'settings.ini', tmp_path)
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    (tmp_path / "nbs").symlink_to(ROOT / "nbs")
+    shutil.copy(ROOT / "settings.ini", tmp_path)
     env = dict(ICPORTRAIT_HOME=str(tmp_path))
-    error_line(command('results', 'light-stage', '--json', env=env))
-    kept = command('results', 'light-stage', '--keep', measured/'run', '--picture', 'seconds.png', '--json', env=env)
+    error_line(command("results", "light-stage", "--json", env=env))
+    kept = command("results", "light-stage", "--keep", measured / "run", "--picture", "seconds.png", "--json", env=env)
     assert kept.returncode == 0, kept.stderr
     result = json.loads(kept.stdout)
-    assert result['figures'] == json.loads((measured/'run'/'metrics.json').read_text())
-    assert 'icportrait run measure_light_stage' in result['provenance']['command'] and (tmp_path/'data'/'results'/'light-stage.jpg').exists()
-    assert json.loads(command('results', 'light-stage', '--json', env=env).stdout) == result
+    assert result["figures"] == json.loads((measured / "run" / "metrics.json").read_text())
+    assert (
+        "icportrait run measure_light_stage" in result["provenance"]["command"]
+        and (tmp_path / "data" / "results" / "light-stage.jpg").exists()
+    )
+    assert json.loads(command("results", "light-stage", "--json", env=env).stdout) == result
