@@ -253,7 +253,7 @@ def save(
     weights = {n: p.detach().to("cpu", dtype or p.dtype).contiguous() for n, p in self.named_trainable().items()}
     with atomic_path(folder / "adapter.safetensors") as tmp:
         save_file(weights, tmp, metadata={"format": "pt"})
-    _write_json(folder / "adapter.json", dict(kind=type(self).__name__, **self.config, base=self.base))
+    _write_json(folder / "control_config.json", dict(kind=type(self).__name__, **self.config, base=self.base))
     _write_json(folder / "card.json", self.card if card is None else card)
     return folder
 
@@ -265,9 +265,9 @@ def read_adapter_config(
     folder: str | Path,  # an adapter folder
 ) -> dict:
     "An adapter's configuration, or an `AdapterError` that says what is wrong."
-    path = Path(folder) / "adapter.json"
+    path = Path(folder) / "control_config.json"
     if not path.is_file():
-        raise AdapterError(f"No adapter in {folder}: adapter.json is missing")
+        raise AdapterError(f"No adapter in {folder}: control_config.json is missing")
     try:
         config = json.loads(path.read_text())
     except ValueError:
