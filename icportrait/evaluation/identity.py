@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..dataset.profiles import LightTable, ProfileSet
+from .metrics import EvaluationError
 from ..files import atomic_path, data_folder
 from ..training.loop import train
 
@@ -67,14 +68,19 @@ def embed(
 
 # %% ../../nbs/evaluation/01_identity.ipynb #d10310aa
 def rank1(
-    probes: Tensor,  # [P,D] unit vectors
-    probe_ids: Tensor,  # [P]
-    gallery: Tensor,  # [G,D] unit vectors of true pictures
-    gallery_ids: Tensor,  # [G]
-) -> Tensor:  # [P] bool
-    "Returns whether the nearest picture of the gallery shows the right person."
-    nearest = (probes.float() @ gallery.float().T).argmax(1)
-    return torch.as_tensor(gallery_ids)[nearest] == torch.as_tensor(probe_ids)
+    embeddings: Tensor,  # [N,D] unit vectors of the probes
+    ids: Tensor,  # [N] identity of each probe
+    gallery: Tensor,  # [G,D] unit vectors of ground-truth images
+    gallery_ids: Tensor,  # [G] identity of each image of the gallery
+    exclude: Tensor | None = None,  # [N,G] bool: images of the gallery that do not count for a probe; None: all count
+) -> Tensor:  # [N] bool
+    "Whether the nearest image of the gallery shows the right identity."
+    similarity = embeddings.float() @ gallery.float().T
+    if exclude is not None:
+        if exclude.all(1).any():
+            raise EvaluationError("a probe excludes the whole gallery: leave it at least one image")
+        similarity = similarity.masked_fill(exclude.to(similarity.device), -torch.inf)
+    return torch.as_tensor(gallery_ids)[similarity.argmax(1)] == torch.as_tensor(ids)
 
 
 def verification_auc(
