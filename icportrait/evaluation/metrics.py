@@ -46,22 +46,40 @@ def ssim(
     return scores.reshape(()) if single else scores.reshape(-1)
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #d1133758
+def _resampled(x: np.ndarray, groups: np.ndarray, draws: int, seed: int, statistic) -> np.ndarray:  # [draws]
+    "The statistic of samples whose groups were drawn with replacement."
+    names, rng = np.unique(groups), np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == n) for n in names]
+    picks = rng.integers(len(names), size=(draws, len(names)))
+    return np.array([statistic(x[np.concatenate([members[i] for i in pick])]) for pick in picks])
+
+
 def bootstrap_ci(
     values: Tensor | np.ndarray | list,  # [N] one number per sample; nan where one is missing
     seed: int = 0,  # of the draws
     draws: int = 2000,  # resampled means
     level: float = 0.95,  # share of them inside the interval
-) -> tuple[float, float, float]:  # mean, low, high; low and high are nan where there is one value only
-    "The mean and its bootstrap interval; what is not a number is left out."
+    groups: Tensor | np.ndarray | None = None,  # [N] such as whose portrait it is; None: every sample is its own
+    statistic: str = "mean",  # 'mean' or 'median'
+) -> tuple[float, float, float]:  # mean or median, low, high; low and high are nan where there is one group only
+    "A mean or median and its bootstrap interval, drawn over whole groups; what is not a number is left out."
+    if statistic not in ("mean", "median"):
+        raise EvaluationError(f"statistic is 'mean' or 'median', not {statistic!r}")
     x = np.asarray(values, np.float64).ravel()
-    x = x[np.isfinite(x)]
+    groups = np.arange(len(x)) if groups is None else np.asarray(groups).ravel()
+    finite = np.isfinite(x)
+    x, groups, middle = x[finite], groups[finite], getattr(np, statistic)
     if not len(x):
         raise EvaluationError("no values to average: all are missing")
-    if len(x) == 1:
-        return float(x[0]), float("nan"), float("nan")
-    chosen = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
-    low, high = np.quantile(x[chosen].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(x.mean()), float(low), float(high)
+    if len(set(groups.tolist())) == 1:
+        return float(middle(x)), float("nan"), float("nan")
+    if len(set(groups.tolist())) == len(x):
+        chosen = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
+        resampled = middle(x[chosen], axis=1)
+    else:
+        resampled = _resampled(x, groups, draws, seed, middle)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(middle(x)), float(low), float(high)
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #73c9d604
 def mean_with_ci(
