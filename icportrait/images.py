@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_SIDE', 'MAX_PIXELS', 'ImageError', 'from_pil', 'to_pil', 'save_image', 'to_rgb', 'open_image',
            'load_image', 'resize', 'srgb_to_linear', 'linear_to_srgb', 'image_grid', 'new_figure', 'show_images',
-           'show_rows', 'seed_everything', 'default_precision', 'default_device']
+           'show_rows', 'psnr', 'seed_everything', 'default_precision', 'default_device']
 
 # %% ../nbs/00_images.ipynb #37f9c1a4
 import random
@@ -299,6 +299,22 @@ def _label(axs, row_titles: list | None, col_titles: list | None):
         ax.set_title(str(t), fontsize=9)
     for ax, t in zip(axs[:, 0], row_titles or []):
         ax.text(-0.06, 0.5, str(t), transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=9)
+
+# %% ../nbs/00_images.ipynb #ea6e07cc
+def psnr(
+    images: Tensor | np.ndarray,  # [...,C,H,W] in [0,1]
+    reference: Tensor | np.ndarray,  # [...,C,H,W] in [0,1]
+    mask: Tensor | None = None,  # [...,1,H,W], 1 where a pixel counts; None: all do
+) -> Tensor:  # [...] in dB, at most 100
+    "The peak signal-to-noise ratio of each image."
+    dims = (-3, -2, -1)
+    squared_error = (torch.as_tensor(images).float() - torch.as_tensor(reference).float()).square()
+    if mask is None:
+        mean = squared_error.mean(dims)
+    else:
+        count = squared_error.shape[-3] * mask.sum(dims)
+        mean = (squared_error * mask).sum(dims) / count.clamp_min(1)
+    return -10 * mean.clamp_min(1e-10).log10()
 
 # %% ../nbs/00_images.ipynb #1d7fa8fc
 def seed_everything(
