@@ -5,6 +5,8 @@
 # %% ../../nbs/model/09_appearance.ipynb #f6ccd388
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -25,7 +27,7 @@ from icportrait.model.stitching import (
 )
 
 # %% auto #0
-__all__ = ['warp_image', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'appearance_loss']
+__all__ = ['warp_image', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'AppearanceBatch', 'appearance_loss']
 
 # %% ../../nbs/model/09_appearance.ipynb #3a44a077
 def warp_image(
@@ -135,33 +137,47 @@ def _random(draw, shape, generator):  # random numbers, drawn on the generator's
     return draw(shape, generator=generator, device="cpu" if generator is None else generator.device)
 
 
+@dataclass
+class AppearanceBatch:
+    "Pairs to train the Appearance Net with."
+
+    z_profile: Tensor  # [B,C,h,w] latents of the profile
+    z_masked: Tensor  # [B,C,h,w] latents of the masked lighting image
+    z_target: Tensor  # [B,C,h,w] latents of the image to be made
+    visible_pixels: Tensor  # [B,1,*,*] mask of the lighting image: 1 = visible, or shares of it
+    encoder_hidden_states: Tensor  # [B,S,D] text states
+    flow: Tensor | list[Tensor] | None = None  # [B,2,*,*] target grid, in [-1,1], one or by level; None: light only
+    confidence: Tensor | list[Tensor] | None = None  # [B,1,*,*] in [0,1], one or by level; None: 1
+    z_warped: Tensor | None = None  # [B,C,h,w] of `warp_image`; None: without a flow
+
+
 def appearance_loss(
     base,  # a Base: `unet` and `scheduler` are used
     net: AppearanceNet,  # trains, with its injection
-    batch: dict,  # z_profile, z_masked, z_target [B,C,h,w]; kept [B,1,*,*]; condition [B,S,D]; flow, confidence, z_warped or none
+    batch: AppearanceBatch,  # pairs
     generator: torch.Generator | None = None,  # of noise, noise levels and drops
     p_uncond: float = 0.1,  # share of samples that lose F_ref
     power: float = 1.0,  # of the noise levels, see `sample_timesteps`
     gamma: float | None = None,  # min-SNR cap; None: plain mean square
 ) -> tuple[Tensor, dict]:  # scalar loss, figures
     "Denoising loss of the lighting image, from its masked copy and the profile."
-    z = batch["z_target"]
+    z = batch.z_target
     t = sample_timesteps(len(z), base.scheduler.config.num_train_timesteps, power, generator).to(z.device)
     noise, keep = (
         _random(torch.randn, z.shape, generator).to(z),
         _random(torch.rand, z.shape[:1], generator).to(z) >= p_uncond,
     )
     ref = net.f_ref(
-        batch["z_profile"],
-        batch["z_masked"],
-        batch["visible_pixels"],
-        batch["encoder_hidden_states"],
-        batch.get("flow"),
-        batch.get("confidence"),
+        batch.z_profile,
+        batch.z_masked,
+        batch.visible_pixels,
+        batch.encoder_hidden_states,
+        batch.flow,
+        batch.confidence,
         keep.float(),
-        batch.get("z_warped"),
+        batch.z_warped,
     )
     noisy = add_noise(base.scheduler, z, noise, t)
-    prediction = stitched_prediction(base, noisy, t, batch["encoder_hidden_states"], ref, net.injector)
+    prediction = stitched_prediction(base, noisy, t, batch.encoder_hidden_states, ref, net.injector)
     loss = denoising_loss(prediction, denoising_target(base.scheduler, z, noise, t), base.scheduler, t, gamma)
     return loss, dict(visible_pixels=keep.float().mean().item())

@@ -24,7 +24,7 @@ from icportrait.model.correspondence import (
 from .features import unet_features
 
 # %% auto #0
-__all__ = ['Matches', 'MatchingNet', 'matches_from_costs', 'match', 'matching_loss', 'dift_match']
+__all__ = ['Matches', 'MatchingNet', 'matches_from_costs', 'match', 'MatchingBatch', 'matching_loss', 'dift_match']
 
 # %% ../../nbs/model/06_matching.ipynb #bd84b4f0
 @dataclass
@@ -113,19 +113,30 @@ def match(
 MatchingNet.match = match
 
 # %% ../../nbs/model/06_matching.ipynb #ec1b7adc
+@dataclass
+class MatchingBatch:
+    "Pairs to train the Matching Net with."
+
+    z_profile: Tensor  # [B,C,h,w] latents of the profile
+    z_masked: Tensor  # [B,C,h,w] latents of the masked lighting image
+    flow: Tensor  # [B,2,*,*] ground truth on the lighting image's grid, in [-1,1]
+    visible: Tensor  # [B,1,*,*] 1 where the profile shows what the lighting image shows there
+    encoder_hidden_states: Tensor  # [B,S,D] text states
+
+
 def matching_loss(
     net: MatchingNet,  # trains
-    batch: dict,  # z_profile, z_masked [B,C,h,w]; flow [B,2,*,*]; visible [B,1,*,*]; condition [B,S,D]
+    batch: MatchingBatch,  # pairs
     weights: list[float] | None = None,  # per level, coarse to fine; None: halved with every step to coarser
     symmetric: float = 0.5,  # weight of the source -> target term
 ) -> tuple[Tensor, dict]:  # scalar loss, {level: its loss}
     "Correspondence loss over all levels."
-    costs = net.costs(batch["z_profile"], batch["z_masked"], batch["encoder_hidden_states"])
+    costs = net.costs(batch.z_profile, batch.z_masked, batch.encoder_hidden_states)
     weights = weights or [2.0**-i for i in range(len(costs))][::-1]
     if len(weights) != len(costs):
         raise ValueError(f"{len(costs)} levels need {len(costs)} weights, not {len(weights)}")
     losses = {
-        n: correspondence_loss(c, batch["flow"], batch["visible"], net.temperature, symmetric)
+        n: correspondence_loss(c, batch.flow, batch.visible, net.temperature, symmetric)
         for n, c in costs.items()
     }
     total = sum(w * l for w, l in zip(weights, losses.values())) / sum(weights)

@@ -10,12 +10,15 @@ import re
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 
+from ..model.appearance import AppearanceBatch, AppearanceNet, appearance_loss
+from ..model.matching import MatchingBatch, MatchingNet, matching_loss
 from .loop import EMA, make_optimizer
 from .stages import checkpoint_activations
 
@@ -59,9 +62,6 @@ def _stage(name: str, unet, upto: str, device: str = "meta"):  # control net and
 
     from diffusers import DDIMScheduler
 
-    from icportrait.model.appearance import AppearanceNet, appearance_loss
-    from icportrait.model.matching import MatchingNet, matching_loss
-
     if name not in ("matching", "appearance"):
         raise ValueError(f"stage must be 'matching' or 'appearance', not {name!r}")
     with torch.device(device):
@@ -69,6 +69,15 @@ def _stage(name: str, unet, upto: str, device: str = "meta"):  # control net and
     if name == "matching":
         return net, lambda batch: matching_loss(net, batch)
     return net, lambda batch: appearance_loss(SimpleNamespace(unet=unet, scheduler=DDIMScheduler()), net, batch)
+
+# %% ../../nbs/training/03_memory.ipynb #7b802881
+def _stage_batch(
+    name: str,  # 'matching' or 'appearance'
+    tensors: dict,  # name of a field -> tensor; those of the other stage may be among them
+) -> MatchingBatch | AppearanceBatch:
+    "A stage's batch from tensors by name."
+    kind = MatchingBatch if name == "matching" else AppearanceBatch
+    return kind(**{field.name: tensors[field.name] for field in fields(kind)})
 
 # %% ../../nbs/training/03_memory.ipynb #b5e90010
 def _kept_by(
@@ -95,7 +104,8 @@ def _kept_by(
         tensors = {k: torch.empty(batch, c, cells, cells) for k, c in shapes.items()} | dict(
             encoder_hidden_states=torch.empty(batch, 77, unet.config.cross_attention_dim)
         )
-        return kept_bytes(lambda: loss(tensors), [unet, net]), sum(p.numel() for p in net.trainable_parameters())
+        batched = _stage_batch(name, tensors)
+        return kept_bytes(lambda: loss(batched), [unet, net]), sum(p.numel() for p in net.trainable_parameters())
 
 # %% ../../nbs/training/03_memory.ipynb #b5f20009
 def stage_memory(
@@ -171,12 +181,13 @@ def _random_stage(
             batch, 77, unet.config.cross_attention_dim, device=device, dtype=torch.bfloat16
         ),
     )
+    inputs = _stage_batch(name, inputs)
     if name == "matching":
         return (
             net,
             loss,
             inputs,
-            lambda: net.match(inputs["z_profile"], inputs["z_masked"], inputs["encoder_hidden_states"]),
+            lambda: net.match(inputs.z_profile, inputs.z_masked, inputs.encoder_hidden_states),
         )
     return net, loss, inputs, lambda: loss(inputs)  # without gradients: F_ref, and one denoising step with it
 
