@@ -28,11 +28,10 @@ def matching_scores(
     "Returns how well a matcher finds held-out pairs."
     chosen, out = eval_pairs(cache.profiles, pairs, seed, cache.lights.lights), dict(pck=[], epe=[])
     for i in range(0, len(chosen), batch):
-        s = gather_pairs(
-            cache, [(p.profile, p.target, p.target, p.profile_light, p.target_light) for p in chosen[i : i + batch]]
-        )
-        z = [s[k].to(base.device) for k in ("profile", "target_masked" if masked else "target")]
-        flow = match(*z, base.encode_prompt(len(z[0]))).flows[-1].float().cpu()
-        out["pck"].append(pck(flow, s["flow"], s["visible"], s["head_size"]))
-        out["epe"].append(end_point_error(flow, s["flow"], s["visible"], cache.profiles.size))
+        s = gather_pairs(cache, chosen[i : i + batch])
+        target = s.target_masked if masked else s.target
+        found = match(s.profile.to(base.device), target.to(base.device), base.encode_prompt(len(s)))
+        flow = found.flows[-1].float().cpu()
+        out["pck"].append(pck(flow, s.flow, s.visible, s.head_size))
+        out["epe"].append(end_point_error(flow, s.flow, s.visible, cache.profiles.size))
     return {k: torch.cat(v) for k, v in out.items()} | dict(wide=torch.tensor([p.wide for p in chosen]))
