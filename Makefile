@@ -15,11 +15,11 @@ ARGS    ?=
 
 help:
 	@echo "make demo     train, make portraits and measure them: outputs/demo/report.html (ARGS=--fast for one minute)"
-	@echo "make test     all tests"
-	@echo "make lab      JupyterLab on the notebooks"
+	@echo "make test     make check, then all tests (ARGS=notebooks for one part)"
+	@echo "make lab      JupyterLab, opened on the start page"
 	@echo "make setup    the virtual environment only (demo, test and lab do this by themselves)"
 	@echo "make export   notebooks -> modules and README.md"
-	@echo "make check    fails when modules, notebooks and README are out of step"
+	@echo "make check    format, lint, types, and that modules, notebooks and README are in step"
 
 setup: $(STAMP)
 
@@ -34,12 +34,14 @@ demo: setup
 	$(OFFLINE) $(BIN)/icportrait demo $(ARGS)
 
 test: setup
-	$(OFFLINE) $(BIN)/python tests/run_all.py $(ARGS)
+	$(BIN)/python tests/run_all.py $(ARGS)
 
 lab: setup
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
 
 export: setup
+	$(BIN)/ruff check --fix --quiet nbs tests docs
+	$(BIN)/ruff format --quiet nbs tests docs
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tests/readme.py
@@ -48,7 +50,7 @@ readme: setup
 	$(BIN)/python tests/readme.py
 
 check: setup
-	$(OFFLINE) $(BIN)/python -m pytest -q tests/test_sync.py
+	$(BIN)/python tests/run_all.py check
 
 clean:
 	rm -rf build *.egg-info .pytest_cache

@@ -10,17 +10,25 @@ from nbconvert import MarkdownExporter
 root = Path(__file__).resolve().parent.parent
 
 
-def render(notebook=root / "nbs" / "index.ipynb"):
-    "The README's text. Hidden cells are left out, and links are made relative to the repository's root."
+def from_the_root(match: re.Match) -> str:
+    "A link as it reads from the repository's root: notebooks lie in nbs/, everything else beside it."
+    opening, path = match.groups()
+    return opening + (path.removeprefix("../") if path.startswith("../") else f"nbs/{path}")
+
+
+def render(
+    notebook: Path = root / "nbs" / "index.ipynb",
+) -> str:  # the README's text
+    "Hidden cells are left out, `#| hide_input` leaves the output only, and links start at the repository's root."
     nb = nbformat.read(notebook, 4)
-    nb.cells = [c for c in nb.cells if "#| hide" not in c.source]
+    nb.cells = [c for c in nb.cells if "#| hide\n" not in c.source + "\n"]
     for c in nb.cells:
-        if c.cell_type == "code":
-            c.source = "\n".join(l for l in c.source.splitlines() if not l.startswith("#|"))
+        if c.cell_type != "code":
+            continue
+        c.metadata["transient"] = dict(remove_source="#| hide_input" in c.source)
+        c.source = "\n".join(line for line in c.source.splitlines() if not line.startswith("#|"))
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r"\]\(\.\./", "](", text)  # ../CONTRIBUTING.md
-    text = re.sub(r"\]\((?!https?:|#|data:)(?=[\w-]+(/[\w-]+)*\.ipynb)", "](nbs/", text)  # 06_matching.ipynb
-    text = re.sub(r'(<img[^>]*src=")\.\./', r"\1", text)
+    text = re.sub(r"(\]\()(?!https?:|#|data:)([^)\s]+)", from_the_root, text)
     head = "<!-- made from nbs/index.ipynb by `make export`; edit that one -->\n\n"
     return head + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

@@ -1,4 +1,8 @@
-"All tests, one after the other, so that memory stays small: the notebooks' own, the tutorials, then pytest."
+"""All tests, one after the other, so that memory stays small.
+
+`python tests/run_all.py [check] [notebooks] [lessons] [pytest]`: format, lint, types and sync; the notebooks' own tests; the
+lessons; the rest. Without a name, all of them.
+"""
 
 import os
 import subprocess
@@ -6,30 +10,55 @@ import sys
 import time
 from pathlib import Path
 
-root = Path(__file__).resolve().parent.parent
-env = os.environ | dict(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TQDM_DISABLE="1", NBDEV_TEST="1")
-env.pop("ICPORTRAIT_DEBUG", None)
+ROOT = Path(__file__).resolve().parent.parent
+OFFLINE = dict(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+ENV = os.environ | OFFLINE | dict(TQDM_DISABLE="1", NBDEV_TEST="1", OMP_WAIT_POLICY="PASSIVE")
+ENV.pop("ICPORTRAIT_DEBUG", None)
 
 
-def notebooks(path):
-    "nbdev's tests of the notebooks in a folder or file, without the cells flagged slow or cuda."
-    return [str(Path(sys.executable).with_name("nbdev_test")), "--path", str(path), "--n_workers", "0", "--timing"]
+def tool(name: str, *args: str) -> list[str]:
+    "A command of this Python's environment."
+    return [str(Path(sys.executable).with_name(name)), *args]
 
 
-def main(args):
-    "Run the steps; the exit status is that of the first one that fails."
-    steps = {"notebooks": notebooks(root / "nbs")}
-    if any((root / "nbs" / "tutorials").glob("*.ipynb")):
-        steps["tutorials"] = notebooks(root / "nbs" / "tutorials")
-    steps["pytest"] = [sys.executable, "-m", "pytest", "-q", "--durations=8", "tests"]
-    chosen = [o for o in args if o in steps] or list(steps)
-    for name in chosen:
+def pytest(*args: str) -> list[str]:
+    "A call of pytest."
+    return [sys.executable, "-m", "pytest", "-q", *args]
+
+
+def notebooks(folder: Path) -> list[str]:
+    "nbdev's tests of the notebooks in a folder, without the cells flagged slow or cuda."
+    return tool("nbdev_test", "--path", str(folder), "--n_workers", "0", "--timing")
+
+
+REFERENCE = ("world", "dataset", "model", "training", "evaluation", "bench", "explore", "cli")
+STEPS = {
+    "check": [
+        tool("ruff", "format", "--check", "--quiet", "."),
+        tool("ruff", "check", "--quiet", "--output-format", "concise", "."),
+        tool("basedpyright", "--level", "error"),
+        pytest("tests/test_sync.py"),
+    ],
+    "notebooks": [
+        *(notebooks(ROOT / "nbs" / f"{name}.ipynb") for name in ("00_files", "00_images")),
+        *(notebooks(ROOT / "nbs" / name) for name in REFERENCE),
+    ],
+    "lessons": [notebooks(ROOT / "nbs" / "lessons")],
+    "pytest": [pytest("--durations=8", "--ignore=tests/test_sync.py", "tests")],
+}
+
+
+def main(args: list[str]) -> int:
+    "Run the steps; the exit status is that of the first command that fails."
+    for name in [o for o in args if o in STEPS] or list(STEPS):
         start = time.time()
         print(f"== {name}", flush=True)
-        status = subprocess.run(steps[name], cwd=root, env=env).returncode
-        print(f"== {name}: {'failed' if status else 'passed'} in {time.time() - start:.0f} s", flush=True)
-        if status:
-            return status
+        for command in STEPS[name]:
+            status = subprocess.run(command, cwd=ROOT, env=ENV).returncode
+            if status:
+                print(f"== {name}: failed: {' '.join(command)}", flush=True)
+                return status
+        print(f"== {name}: passed in {time.time() - start:.0f} s", flush=True)
     return 0
 
 

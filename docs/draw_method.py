@@ -1,0 +1,57 @@
+"""Draw the method as one picture: `python docs/draw_method.py` writes docs/method.png."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+BOXES = {  # name -> (x, y, width, text, colour)
+    "profile": (0.0, 2.2, 1.25, "profile\nwho", "#fdf3e3"),
+    "lighting": (0.0, 0.6, 1.25, "lighting image\n80 % masked\npose and light", "#fdf3e3"),
+    "matching": (2.1, 2.2, 1.5, "Matching Net\nLoRA, 200 steps", "#e6f0fa"),
+    "appearance": (2.1, 0.6, 1.5, "Appearance Net\nLoRA", "#e6f0fa"),
+    "flow": (4.3, 2.2, 1.45, "flow and\nconfidence", "#f2f2f2"),
+    "stitch": (4.3, 0.6, 1.45, "stitching\nwarp(identity) + light", "#e8f5e9"),
+    "base": (6.45, 0.6, 1.45, "frozen base\nnoise to portrait", "#e8e8e8"),
+    "portrait": (8.5, 0.6, 1.05, "portrait", "#fdf3e3"),
+}
+ARROWS = [
+    ("profile", "matching"),
+    ("lighting", "matching"),
+    ("profile", "appearance"),
+    ("lighting", "appearance"),
+    ("matching", "flow"),
+    ("flow", "stitch"),
+    ("appearance", "stitch"),
+    ("stitch", "base"),
+    ("base", "portrait"),
+]
+
+
+def edge(name: str, other: str) -> tuple[float, float]:
+    "Where an arrow between two boxes meets the first."
+    (x, y, w, *_), (u, v, *_) = BOXES[name], BOXES[other]
+    if x == u:
+        return x + w / 2, y + (0.42 if v > y else -0.42)
+    return (x + w if u > x else x), y + (0.15 if v > y else -0.15 if v < y else 0)
+
+
+def draw(path: Path) -> Path:
+    "Boxes from left to right: two images in, one portrait out."
+    figure = Figure(figsize=(9.6, 3.1), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.1, 9.65), ylim=(0, 2.9))
+    axes.set_axis_off()
+    for x, y, width, text, colour in BOXES.values():
+        box = FancyBboxPatch((x, y - 0.38), width, 0.76, boxstyle="round,pad=0.03", fc=colour, ec="#5b6b7a")
+        axes.add_patch(box)
+        axes.text(x + width / 2, y, text, ha="center", va="center", size=9)
+    for a, b in ARROWS:
+        style = dict(arrowstyle="-|>", mutation_scale=12, color="#5b6b7a", shrinkA=3, shrinkB=3)
+        axes.add_patch(FancyArrowPatch(edge(a, b), edge(b, a), **style))
+    figure.savefig(path)
+    return path
+
+
+if __name__ == "__main__":
+    print(draw(Path(__file__).resolve().parent / "method.png"))
