@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from .devices import default_precision  # noqa: F401
 from .files import ICPortraitError, atomic_path
 
 # %% ../nbs/00_images.ipynb #47c329d2

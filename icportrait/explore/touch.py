@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import html
+import traceback
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 
 import anywidget
 import ipywidgets
@@ -16,193 +19,171 @@ import traitlets
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+import icportrait
+from ..files import ICPortraitError
 from ..images import from_pil, to_pil
 
 # %% auto #0
-__all__ = ['png', 'mark', 'draw_marks', 'Touch', 'PlainTouch', 'Explorer']
+__all__ = ['STATIC', 'ExplorerError', 'png', 'mark', 'draw_marks', 'Touch', 'PlainTouch', 'error_html', 'Explorer']
 
 # %% ../../nbs/explore/00_touch.ipynb #763393fa
+class ExplorerError(ICPortraitError, ValueError):
+    "What an explorer cannot show, and why."
+
+
 def png(
     image: Tensor,  # [3,H,W] in [0,1]
 ) -> bytes:  # a PNG file
-    "The picture as a PNG file in memory."
-    to_pil(image).save(out := BytesIO(), "PNG", compress_level=1)
-    return out.getvalue()
+    "The image as a PNG file in memory."
+    file = BytesIO()
+    to_pil(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def mark(
-    place: Sequence[float],  # x, y in [-1,1]
-    kind: str = "ring",  # 'ring' for what was found, 'cross' for what was asked or is true
+    position: Sequence[float],  # x, y in [-1,1]
+    kind: str = "ring",  # 'ring' for what was found, 'cross' for what was asked or for the ground truth
     colour: str = "#ffffff",  # of the line
-) -> dict:
-    "A mark on a picture, as the widgets take it."
+) -> dict:  # as the widgets take it
+    "A mark on an image."
     if kind not in ("ring", "cross"):
-        raise ValueError(f"a mark is a 'ring' or a 'cross', not {kind!r}")
-    return dict(x=float(place[0]), y=float(place[1]), kind=kind, colour=colour)
+        raise ExplorerError(f"a mark is a 'ring' or a 'cross', not {kind!r}")
+    return dict(x=float(position[0]), y=float(position[1]), kind=kind, colour=colour)
+
+# %% ../../nbs/explore/00_touch.ipynb #cac217c8
+def _draw_mark(draw: ImageDraw.ImageDraw, shape: dict, size: tuple[int, int], radius: float):
+    "Draw a mark on an image of a size in pixels."
+    x = (shape["x"] + 1) / 2 * size[0]
+    y = (shape["y"] + 1) / 2 * size[1]
+    for width, colour in ((5, "#000000"), (3, shape["colour"])):
+        if shape["kind"] == "cross":
+            draw.line((x - radius, y, x + radius, y), colour, width)
+            draw.line((x, y - radius, x, y + radius), colour, width)
+        else:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width - 1)
 
 
 def draw_marks(
     image: Tensor,  # [3,H,W] in [0,1]
     marks: list[dict],  # from `mark`
     side: int = 320,  # pixels of the larger copy's longer side
-) -> Tensor:  # [3,H',W']
-    "A larger copy of the picture with marks drawn in."
-    pic = to_pil(image).convert("RGB")
-    scale = side / max(pic.size)
-    pic = pic.resize([max(1, round(n * scale)) for n in pic.size], Image.Resampling.NEAREST)
-    draw, r = ImageDraw.Draw(pic), 0.03 * side
-    for m in marks:
-        x, y = (m["x"] + 1) / 2 * pic.width, (m["y"] + 1) / 2 * pic.height
-        lines = [(x - r, y, x + r, y), (x, y - r, x, y + r)] if m["kind"] == "cross" else []
-        for width, colour in ((5, "#000000"), (3, m["colour"])):
-            for l in lines:
-                draw.line(l, colour, width)
-            if not lines:
-                draw.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=width - 1)
-    return from_pil(pic)
-
-# %% ../../nbs/explore/00_touch.ipynb #f9c3c29f
-_PAINT = """
-const NS = 'http://www.w3.org/2000/svg';
-function shape(m) {
-  const [x, y, r] = [(m.x + 1)*50, (m.y + 1)*50, 3];
-  const path = document.createElementNS(NS, 'path');
-  path.setAttribute('d', m.kind === 'cross' ? `M${x-r} ${y}h${2*r}M${x} ${y-r}v${2*r}`
-                                            : `M${x-r} ${y}a${r} ${r} 0 1 0 ${2*r} 0a${r} ${r} 0 1 0 ${-2*r} 0`);
-  path.setAttribute('stroke', m.colour);
-  return path;
-}
-function painter(model, img, svg) {
-  let url = null;
-  const picture = () => {
-    const old = url;
-    url = URL.createObjectURL(new Blob([model.get('image')], {type: 'image/png'}));
-    img.src = url;
-    if (old) img.decode().catch(() => {}).finally(() => URL.revokeObjectURL(old));
-  };
-  const marks = () => svg.replaceChildren(...model.get('marks').map(shape));
-  picture(); marks();
-  model.on('change:image', picture); model.on('change:marks', marks);
-  return () => { model.off('change:image', picture); model.off('change:marks', marks); URL.revokeObjectURL(url); };
-}
-"""
-
-# %% ../../nbs/explore/00_touch.ipynb #fc38e627
-_LISTEN = """
-function listener(model, box) {
-  const put = (x, y) => {
-    const far = Math.hypot(x, y), [lo, hi] = [-1, 1];
-    if (model.get('round') && far > .999) { x *= .999/far; y *= .999/far; }
-    model.set('place', [x, y].map(v => Math.min(hi, Math.max(lo, v))));
-    model.save_changes();
-  };
-  const move = e => {
-    const r = box.getBoundingClientRect();
-    put((e.clientX - r.left)/r.width*2 - 1, (e.clientY - r.top)/r.height*2 - 1);
-  };
-  box.addEventListener('pointerdown', e => { box.setPointerCapture(e.pointerId); box.focus(); move(e); e.preventDefault(); });
-  box.addEventListener('pointermove', e => { if (e.buttons & 1) move(e); });
-  box.addEventListener('keydown', e => {
-    const d = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
-    if (!d) return;
-    const [x, y] = model.get('place'), s = model.get('step');
-    put(x + s*d[0], y + s*d[1]); e.preventDefault(); e.stopPropagation();
-  });
-}
-"""
-
-# %% ../../nbs/explore/00_touch.ipynb #17363afd
-_RENDER = """
-function render({ model, el }) {
-  const box = document.createElement('div'), img = document.createElement('img'), svg = document.createElementNS(NS, 'svg');
-  box.className = 'icp-touch' + (model.get('round') ? ' icp-round' : '') + (model.get('active') ? ' icp-active' : '');
-  box.style.width = model.get('side') + 'px';
-  box.setAttribute('aria-label', model.get('label')); box.title = model.get('label');
-  img.alt = model.get('label'); img.draggable = false;
-  svg.setAttribute('viewBox', '0 0 100 100'); svg.setAttribute('preserveAspectRatio', 'none');
-  box.append(img, svg); el.append(box);
-  if (model.get('active')) { box.tabIndex = 0; listener(model, box); }
-  return painter(model, img, svg);
-}
-export default { render };
-"""
-
-_STYLE = """
-.icp-touch { position: relative; display: inline-block; line-height: 0; max-width: 100%; user-select: none; }
-.icp-touch img { width: 100%; image-rendering: pixelated; }
-.icp-touch svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; fill: none; stroke-width: 1;
-                 pointer-events: none; filter: drop-shadow(0 0 1.5px #000); }
-.icp-active { cursor: crosshair; touch-action: none; }
-.icp-round img { border-radius: 50%; image-rendering: auto; }
-"""
+) -> Tensor:  # [3,H',W'] in [0,1]
+    "A larger copy of the image with marks drawn in."
+    img = to_pil(image).convert("RGB")
+    scale = side / max(img.size)
+    size = [max(1, round(n * scale)) for n in img.size]
+    img = img.resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(img)
+    for shape in marks:
+        _draw_mark(draw, shape, img.size, 0.03 * side)
+    return from_pil(img)
 
 # %% ../../nbs/explore/00_touch.ipynb #42ed63d4
-class Touch(anywidget.AnyWidget):
-    "A picture to click and drag; `place` is where."
+STATIC = Path(icportrait.__file__).parent / "explore" / "static"  # scripts and styles of the widgets
 
-    _esm, _css = _PAINT + _LISTEN + _RENDER, _STYLE
+
+class Touch(anywidget.AnyWidget):
+    "An image to click and drag; `position` is where."
+
+    _esm = STATIC / "touch.js"
+    _css = STATIC / "touch.css"
     image = traitlets.Bytes(b"", help="a PNG file").tag(sync=True)
-    place = traitlets.List([0.0, 0.0], help="x, y in [-1,1], y down").tag(sync=True)
+    position = traitlets.List([0.0, 0.0], help="x, y in [-1,1], y down").tag(sync=True)
     marks = traitlets.List([], help="from `mark`").tag(sync=True)
     side = traitlets.Int(320, help="width on the screen, px").tag(sync=True)
     step = traitlets.Float(1 / 16, help="of an arrow key").tag(sync=True)
-    round = traitlets.Bool(False, help="the picture is a disc").tag(sync=True)
+    disc = traitlets.Bool(False, help="the image is a disc").tag(sync=True)
     active = traitlets.Bool(True, help="listens to the mouse").tag(sync=True)
-    label = traitlets.Unicode("", help="what the picture shows").tag(sync=True)
+    label = traitlets.Unicode("", help="what the image shows").tag(sync=True)
 
 # %% ../../nbs/explore/00_touch.ipynb #39eb5050
 class PlainTouch(ipywidgets.VBox):
     "`Touch` with two sliders in place of the mouse."
 
     image = traitlets.Bytes(b"")
-    place = traitlets.List([0.0, 0.0])
+    position = traitlets.List([0.0, 0.0])
     marks = traitlets.List([])
 
     def __init__(
         self,
-        side: int = 320,
-        step: float = 1 / 16,
-        round: bool = False,
-        active: bool = True,
-        label: str = "",
-        **kwargs,
+        side: int = 320,  # width on the screen, px
+        active: bool = True,  # with sliders
+        label: str = "",  # what the image shows
+        disc: bool = False,  # ignored: sliders have no rim
+        **traits,  # image, position, marks
     ):
-        self.side, self.following, self.picture = side, False, ipywidgets.Image(format="png", width=side)
-        slide = partial(ipywidgets.FloatSlider, min=-1, max=1, step=0.01)
-        self.x, self.y = slide(description="right"), slide(description="down")
-        super().__init__([ipywidgets.Label(label), self.picture] + ([self.x, self.y] if active else []))
+        self.side = side
+        self.following = False
+        self.shown = ipywidgets.Image(format="png", width=side)
+        slider = partial(ipywidgets.FloatSlider, min=-1, max=1, step=0.01)
+        self.x = slider(description="right")
+        self.y = slider(description="down")
+        sliders = [self.x, self.y] if active else []
+        super().__init__([ipywidgets.Label(label), self.shown, *sliders])
         self.observe(self._paint, ["image", "marks"])
-        self.observe(self._follow, "place")
+        self.observe(self._follow, "position")
         for o in (self.x, self.y):
             o.observe(self._slide, "value")
-        for k, v in kwargs.items():
-            self.set_trait(k, v)
+        for name, value in traits.items():
+            self.set_trait(name, value)
 
     def _paint(self, _):
         if self.image:
-            self.picture.value = png(draw_marks(from_pil(Image.open(BytesIO(self.image))), self.marks, self.side))
+            image = from_pil(Image.open(BytesIO(self.image)))
+            self.shown.value = png(draw_marks(image, self.marks, self.side))
 
     def _slide(self, _):
         if not self.following:
-            self.place = [self.x.value, self.y.value]
+            self.position = [self.x.value, self.y.value]
 
     def _follow(self, _):
         self.following = True
         try:
-            self.x.value, self.y.value = self.place
+            self.x.value, self.y.value = self.position
         finally:
             self.following = False
 
 # %% ../../nbs/explore/00_touch.ipynb #767ccec1
+def error_html(
+    e: Exception,  # what was raised
+) -> str:  # HTML
+    "An error as a line for the user; what is not an `ICPortraitError` carries its traceback to unfold."
+    if isinstance(e, ICPortraitError):
+        return f"<b style='color:#b00020'>{html.escape(str(e))}</b>"
+    line = html.escape(f"{type(e).__name__}: {e}")
+    details = html.escape("".join(traceback.format_exception(e)))
+    return f"<details style='color:#b00020'><summary><b>{line}</b></summary><pre>{details}</pre></details>"
+
+
 class Explorer:
-    "An interactive view with a picture for readers; subclasses make `widget` and `figure`."
+    "An interactive view with a figure for readers; subclasses make `widget`, with `status` in it, and `figure`."
 
     widget: ipywidgets.Widget
 
+    def __init__(self):
+        self.status = ipywidgets.HTML()  # what is waited for, or what went wrong
+
+    def guard(
+        self,
+        callback: Callable[[], None],  # what an event does
+    ) -> Callable:  # for `observe`
+        "The callback, whose error is shown in `status`."
+
+        def guarded(change=None):
+            self.status.value = ""
+            try:
+                callback()
+            except Exception as e:
+                self.status.value = error_html(e)
+
+        return guarded
+
     def figure(self):
+        "A figure of what is shown."
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs):
         live = self.widget._repr_mimebundle_(**kwargs)
         live = live[0] if isinstance(live, tuple) else live
-        return {**(live or {}), "image/png": base64.b64encode(self.figure()._repr_png_()).decode()}
+        still = base64.b64encode(self.figure()._repr_png_()).decode()
+        return {**(live or {}), "image/png": still}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..dataset.pairs import PairBatch
-from ..images import default_precision
+from ..devices import default_precision
 from ..model.appearance import AppearanceBatch, warp_image
 from ..model.matching import MatchingBatch
 
