@@ -16,6 +16,7 @@ from icportrait.model.correspondence import (
     correspondence_loss,
     cost_volume,
     flow_from_cost,
+    identity_flow,
     join_coarse,
     neighbourhood_consensus,
     resize_flow,
@@ -24,7 +25,8 @@ from icportrait.model.correspondence import (
 from .features import unet_features
 
 # %% auto #0
-__all__ = ['Matches', 'MatchingNet', 'matches_from_costs', 'match', 'MatchingBatch', 'matching_loss', 'dift_match']
+__all__ = ['Matches', 'matches_from_costs', 'MatchingNet', 'last_but_one', 'MatchingBatch', 'matching_loss', 'dift_match',
+           'identity_match']
 
 # %% ../../nbs/model/06_matching.ipynb #bd84b4f0
 @dataclass
@@ -51,28 +53,38 @@ class Matches:
         "The finest flow and its confidence at image resolution."
         return resize_flow(self.flow, size), resize_map(self.confidence, size)
 
+
+def matches_from_costs(
+    costs: dict[str, Tensor],  # level -> [B,h,w,h,w], coarse to fine
+    radius: int = 1,  # half-width of the soft-argmax window, cells
+    temperature: float = 0.05,  # of the softmax
+) -> Matches:
+    "Flow and confidence of every level."
+    pairs = [flow_from_cost(cost, radius, temperature) for cost in costs.values()]
+    flows = [flow for flow, _ in pairs]
+    confidences = [confidence for _, confidence in pairs]
+    return Matches(list(costs), flows, confidences, list(costs.values()))
+
 # %% ../../nbs/model/06_matching.ipynb #500c17dd
 class MatchingNet(ControlUNet):
     "The control net that finds where the lighting image's parts lie in the profile."
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,  # the base's UNet
+        unet: UNet2DConditionModel,  # the base model's UNet
         rank: int = 16,  # LoRA rank
         upto: str | None = None,  # last block used; None: the last but one up block
         temperature: float = 0.05,  # of the softmax over source cells, in training and after
         coarse: float = 0.0,  # weight with which a level's cost joins that of the next finer level
         radius: int = 1,  # half-width of the soft-argmax window, cells
-        consensus_radius: int = 1,  # radius of the neighbourhood that must agree, cells of the finest level; 0: none
+        consensus_radius: int = 1,  # radius of the neighbourhood consensus, cells of the finest level; 0: none
         **kwargs,  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
     ):
-        super().__init__(unet, rank, upto=upto or f"up{len(unet.up_blocks) - 2}", **kwargs)
-        self.temperature, self.radius, self.coarse, self.consensus_radius = (
-            temperature,
-            radius,
-            coarse,
-            consensus_radius,
-        )
+        super().__init__(unet, rank, upto=upto or last_but_one(unet), **kwargs)
+        self.temperature = temperature
+        self.coarse = coarse
+        self.radius = radius
+        self.consensus_radius = consensus_radius
         self.config |= dict(temperature=temperature, radius=radius, coarse=coarse, consensus_radius=consensus_radius)
 
     def costs(
@@ -83,34 +95,21 @@ class MatchingNet(ControlUNet):
     ) -> dict[str, Tensor]:  # level -> [B,h,w,h,w], coarse to fine
         "Layer-wise correlation: one cost volume per level."
         levels = self.features(source_latents, target_latents, encoder_hidden_states)
-        costs = join_coarse({l.name: cost_volume(l.target, l.source) for l in levels}, self.coarse)
+        costs = join_coarse({x.name: cost_volume(x.target, x.source) for x in levels}, self.coarse)
         return neighbourhood_consensus(costs, self.consensus_radius)
 
-# %% ../../nbs/model/06_matching.ipynb #23d07b15
-def matches_from_costs(
-    costs: dict[str, Tensor],  # level -> [B,h,w,h,w], coarse to fine
-    radius: int = 1,  # half-width of the soft-argmax window
-    temperature: float = 0.05,  # of the softmax
-) -> Matches:
-    "Flow and confidence of every level."
-    pairs = [flow_from_cost(c, radius, temperature) for c in costs.values()]
-    return Matches(list(costs), [f for f, _ in pairs], [c for _, c in pairs], list(costs.values()))
+    @torch.no_grad()
+    def match(self, source_latents: Tensor, target_latents: Tensor, encoder_hidden_states: Tensor) -> Matches:
+        "Flow from the target into the profile by level, with confidence; the arguments are those of `costs`."
+        costs = self.costs(source_latents, target_latents, encoder_hidden_states)
+        return matches_from_costs(costs, self.radius, self.temperature)
 
 
-@torch.no_grad()
-def match(
-    self: MatchingNet,
-    source_latents: Tensor,  # [B,C,h,w] of the profile
-    target_latents: Tensor,  # [B,C,h,w] of the (masked) lighting image
-    encoder_hidden_states: Tensor,  # [B,S,D] text states
-) -> Matches:
-    "Flow from the target into the profile by level, with confidence."
-    return matches_from_costs(
-        self.costs(source_latents, target_latents, encoder_hidden_states), self.radius, self.temperature
-    )
-
-
-MatchingNet.match = match
+def last_but_one(
+    unet: UNet2DConditionModel,  # the base model's UNet
+) -> str:  # 'up1' of three up blocks
+    "The name of the last up block but one."
+    return f"up{len(unet.up_blocks) - 2}"
 
 # %% ../../nbs/model/06_matching.ipynb #ec1b7adc
 @dataclass
@@ -136,39 +135,48 @@ def matching_loss(
     if len(weights) != len(costs):
         raise ValueError(f"{len(costs)} levels need {len(costs)} weights, not {len(weights)}")
     losses = {
-        n: correspondence_loss(c, batch.flow, batch.visible, net.temperature, symmetric)
-        for n, c in costs.items()
+        name: correspondence_loss(cost, batch.flow, batch.visible, net.temperature, symmetric)
+        for name, cost in costs.items()
     }
-    total = sum(w * l for w, l in zip(weights, losses.values())) / sum(weights)
-    return total, {f"loss_{n}": l.item() for n, l in losses.items()}
+    weighted = [weight * loss for weight, loss in zip(weights, losses.values())]
+    total = sum(weighted[1:], weighted[0]) / sum(weights)
+    return total, {f"loss_{name}": loss.item() for name, loss in losses.items()}
 
 # %% ../../nbs/model/06_matching.ipynb #94b3a10d
 @torch.no_grad()
 def dift_match(
-    unet: UNet2DConditionModel,  # the base's UNet, without LoRA
+    unet: UNet2DConditionModel,  # the base model's UNet, without LoRA
     source_latents: Tensor,  # [B,C,h,w] of the profile
     target_latents: Tensor,  # [B,C,h,w] of the (masked) lighting image
     encoder_hidden_states: Tensor,  # [B,S,D] text states
     together: bool = False,  # side by side in one pass, or each in a pass of its own
-    timestep: int = 50,  # noise level that the UNet is told
+    timestep: int = 50,  # noise level of the UNet's time embedding
     scheduler=None,  # with one, noise of that level is really added
     upto: str | None = None,  # last block used; None: the last but one up block
     generator: torch.Generator | None = None,  # of the noise
-    consensus_radius: int = 1,  # radius of the neighbourhood that must agree, as in the Matching Net
+    consensus_radius: int = 1,  # radius of the neighbourhood consensus, as in the Matching Net
 ) -> Matches:
-    "Matches from the features of the base as it is."
-    wide = torch.cat([source_latents, target_latents], -1 if together else 0)
+    "Matches from the features of the base model as it is."
+    axis = -1 if together else 0
+    both = torch.cat([source_latents, target_latents], axis)
     if scheduler is not None:
-        noise = torch.randn(wide.shape, generator=generator).to(wide)
-        wide = scheduler.add_noise(wide, noise, torch.full((len(wide),), timestep, device=wide.device))
-    levels = unet_features(
-        unet,
-        wide,
-        timestep,
-        encoder_hidden_states if together else encoder_hidden_states.repeat(2, 1, 1),
-        upto=upto or f"up{len(unet.up_blocks) - 2}",
-    )
-    halves = {n: x.chunk(2, -1 if together else 0) for n, x in levels.items()}
-    return matches_from_costs(
-        neighbourhood_consensus({n: cost_volume(t, s) for n, (s, t) in halves.items()}, consensus_radius)
-    )
+        noise = torch.randn(both.shape, generator=generator).to(both)
+        both = scheduler.add_noise(both, noise, torch.full((len(both),), timestep, device=both.device))
+    text = encoder_hidden_states if together else encoder_hidden_states.repeat(2, 1, 1)
+    levels = unet_features(unet, both, timestep, text, upto=upto or last_but_one(unet))
+    costs = {}
+    for name, x in levels.items():
+        source, target = x.chunk(2, axis)
+        costs[name] = cost_volume(target, source)
+    return matches_from_costs(neighbourhood_consensus(costs, consensus_radius))
+
+# %% ../../nbs/model/06_matching.ipynb #781a39cc
+def identity_match(
+    source_latents: Tensor,  # [B,C,h,w] of the profile; not read
+    target_latents: Tensor,  # [B,C,h,w] of the lighting image; only its shape is read
+    encoder_hidden_states: Tensor | None = None,  # [B,S,D] text states; not read
+) -> Matches:  # one level, 'identity'
+    "Every cell matched with the same position in the profile: the baseline without any matching."
+    size = tuple(target_latents.shape[-2:])
+    flow = identity_flow(len(target_latents), size, target_latents.device)
+    return Matches(["identity"], [flow], [torch.ones_like(flow[:, :1])])
