@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .latents import LatentCache, flow_from_points, head_extent, pool_points
+from .latents import LatentCache, head_extent, pool_coordinates
 from .profiles import LightTable, ProfileSet
 from .storage import MANNEQUIN, ProfileError
 from ..images import resize
+from ..world.correspondence import ground_truth_flow
 from ..world.rig import RIG
 
 # %% ../../nbs/dataset/06_pairs.ipynb #aa0cbde7
@@ -82,9 +83,7 @@ class PairBatch:
     target_masked: Tensor  # [B,C,h,w] latents of the masked target
     lighting: Tensor  # [B,C,h,w] latents of the lighting image
     lighting_masked: Tensor  # [B,C,h,w] latents of the masked lighting image
-    visible_pixels: (
-        Tensor  # [B,1,h,w] share of a cell's pixels that the lighting image's mask leaves visible, in [0,1]
-    )
+    visible_pixels: Tensor  # [B,1,h,w] share of the lighting image's pixels that its mask leaves, in [0,1]
     flow: Tensor  # [B,2,h,w] from the target's cells into the profile, x and y in [-1,1]; 0 where not visible
     visible: Tensor  # [B,1,h,w] 1 where the profile shows what the target's cell shows, 0 elsewhere
     flow_lighting: Tensor  # [B,2,h,w] the same from the lighting image's cells
@@ -130,12 +129,12 @@ def gather_pairs(
     def floats(array, *index):
         return torch.from_numpy(array[index].astype(np.float32))
 
-    fine = floats(cache.points, profile)
-    flow, visible = flow_from_points(floats(cache.cells, target), fine, tolerance)
+    fine = floats(cache.fine_coordinates, profile)
+    flow, visible = ground_truth_flow(floats(cache.cell_coordinates, target), fine, tolerance)
     flow_lighting, visible_lighting = flow, visible
     if (lighting != target).any():
-        flow_lighting, visible_lighting = flow_from_points(floats(cache.cells, lighting), fine, tolerance)
-    images = floats(cache.pictures, profile, profile_light).permute(0, 3, 1, 2).contiguous() / 255
+        flow_lighting, visible_lighting = ground_truth_flow(floats(cache.cell_coordinates, lighting), fine, tolerance)
+    images = floats(cache.images, profile, profile_light).permute(0, 3, 1, 2).contiguous() / 255
     return PairBatch(
         profile=floats(cache.z, profile, profile_light),
         profile_image=resize(images, cache.size),
@@ -244,10 +243,10 @@ def pair_images(
 ) -> ImagePair:  # in [0,1]
     "An evaluation pair as images, with its ground truth."
     lights = lights or LightTable()
-    coordinates = profiles.point(pair.target)
-    cells = torch.from_numpy(pool_points(coordinates, size))[None]
-    fine = torch.from_numpy(pool_points(profiles.point(pair.profile), profiles.size))[None]
-    flow, visible = flow_from_points(cells, fine)
+    coordinates = profiles.coordinates(pair.target)
+    cells = torch.from_numpy(pool_coordinates(coordinates, size))[None]
+    fine = torch.from_numpy(pool_coordinates(profiles.coordinates(pair.profile), profiles.size))[None]
+    flow, visible = ground_truth_flow(cells, fine)
     camera = int(profiles.camera[pair.target])
     return ImagePair(
         profile=lights.image(profiles, pair.profile, pair.profile_light),
@@ -257,7 +256,7 @@ def pair_images(
         visible=visible[0],
         light=lights.light(camera, pair.target_light),
         pose=(RIG[camera].yaw, RIG[camera].pitch),
-        head_size=head_extent(coordinates, profiles.arrays["parts"][profiles.views[pair.target].row]),
+        head_size=head_extent(coordinates, profiles.stored(pair.target, "parts")),
         identity=int(profiles.identity[pair.target]),
         wide=pair.wide,
     )
