@@ -306,7 +306,7 @@ def new_figure(
     height: float,  # of an axes, inches
     width: float,  # of an axes, inches
 ):  # a matplotlib Figure, and its axes [nrows,ncols]
-    "A figure with one frameless axes per image, kept out of pyplot so that nothing is shown twice or left open."
+    "A figure with one frameless axes per image, made without pyplot."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -24,11 +24,12 @@ from ..model.correspondence import identity_flow, resize_flow, resize_map, warp
 from ..model.diffusion import encode
 from ..model.matching import Matches, MatchingNet, dift_match
 from ..model.stitching import mask_image
+from ..world.correspondence import ground_truth_flow
 
 # %% auto #0
 __all__ = ['ASKED', 'FOUND', 'GROUND_TRUTH', 'FLOW_TITLES', 'cell_at', 'PointMatch', 'match_at', 'ground_truth_position', 'Pair',
            'match_images', 'make_matcher', 'overlay', 'match_marks', 'match_caption', 'draw_match', 'flow_row',
-           'MatchExplorer']
+           'MatchWidgets', 'MatchExplorer']
 
 # %% ../../nbs/explore/01_matches.ipynb #07daccf3
 def cell_at(
@@ -78,13 +79,13 @@ def ground_truth_position(
     tolerance: float = 0.06,  # canonical distance beyond which the point counts as occluded
 ) -> tuple[float, float] | None:  # x, y in the profile; None where it is occluded
     "Where a point of the target is in the profile."
-    wanted = target_coordinates[cell_at(position, target_coordinates.shape[:2])]
-    distance = np.linalg.norm(profile_coordinates - wanted, axis=-1)
-    if not np.isfinite(distance).any() or np.nanmin(distance) > tolerance:
+    wanted = torch.from_numpy(target_coordinates[cell_at(position, target_coordinates.shape[:2])])
+    profile = torch.from_numpy(profile_coordinates)
+    flow, visible = ground_truth_flow(wanted[None, None, None], profile[None], tolerance)
+    if not visible.any():
         return None
-    h, w = distance.shape
-    i, j = np.unravel_index(np.nanargmin(distance), distance.shape)
-    return float((j + 0.5) / w * 2 - 1), float((i + 0.5) / h * 2 - 1)
+    x, y = flow.flatten().tolist()
+    return x, y
 
 # %% ../../nbs/explore/01_matches.ipynb #2405a01b
 @dataclass
@@ -221,7 +222,38 @@ def flow_row(
     return row
 
 # %% ../../nbs/explore/01_matches.ipynb #9a97dc76
-class MatchExplorer(Explorer):
+class MatchWidgets(Explorer):
+    "The widgets of a `MatchExplorer`: controls above, two images, a line below."
+
+    def __init__(
+        self,
+        names: list[str],  # of the pairs
+        kind: type,  # `Touch` or `PlainTouch`
+        side: int,  # width of an image, px
+    ):
+        super().__init__()
+        self.target = kind(side=side, label="target: click a point")
+        self.profile = kind(side=side, active=False, label="profile")
+        options = [(name, i) for i, name in enumerate(names)]
+        self.choice = ipywidgets.Dropdown(options=options, description="pair")
+        self.masked = ipywidgets.FloatSlider(0, min=0, max=0.95, step=0.05, description="masked")
+        self.masked.continuous_update = False
+        self.level = ipywidgets.Dropdown(description="level")
+        self.caption = ipywidgets.HTML()
+        controls = ipywidgets.HBox([self.choice, self.masked, self.level])
+        images = ipywidgets.HBox([self.target, self.profile])
+        self.widget = ipywidgets.VBox([controls, images, self.caption, self.status])
+
+    def show(self, pair: Pair, point: PointMatch):
+        "Paint one match of a pair."
+        ground_truth = pair.ground_truth(point.position)
+        self.target.marks = [mark(point.position, "cross", ASKED)]
+        self.profile.image = png(overlay(pair.profile, point.heat))
+        self.profile.marks = match_marks(point, ground_truth)
+        self.caption.value = html.escape(match_caption(point, ground_truth, pair.profile.shape[-1]))
+
+# %% ../../nbs/explore/01_matches.ipynb #a7ddcb14
+class MatchExplorer(MatchWidgets):
     "Click a point of the target and see where it matches in the profile."
 
     def __init__(
@@ -232,29 +264,15 @@ class MatchExplorer(Explorer):
         side: int = 320,  # width of an image, px
         seed: int = 0,  # of the mask
     ):
-        super().__init__()
         if not pairs:
             raise ExplorerError("no pairs to explore")
+        super().__init__([p.name for p in pairs], PlainTouch if plain else Touch, side)
         self.pairs, self.matcher, self.seed = pairs, matcher, seed
-        self._make_widgets(PlainTouch if plain else Touch, side)
         self.load()
         self.choice.observe(self.guard(self.load), "value")
         self.masked.observe(self.guard(self.load), "value")
-        self.level.observe(self.guard(self.show_point), "value")
-        self.target.observe(self.guard(self.show_point), "position")
-
-    def _make_widgets(self, kind: type, side: int):
-        self.target = kind(side=side, label="target: click a point")
-        self.profile = kind(side=side, active=False, label="profile")
-        names = [(p.name, i) for i, p in enumerate(self.pairs)]
-        self.choice = ipywidgets.Dropdown(options=names, description="pair")
-        self.masked = ipywidgets.FloatSlider(0, min=0, max=0.95, step=0.05, description="masked")
-        self.masked.continuous_update = False
-        self.level = ipywidgets.Dropdown(description="level")
-        self.caption = ipywidgets.HTML()
-        controls = ipywidgets.HBox([self.choice, self.masked, self.level])
-        images = ipywidgets.HBox([self.target, self.profile])
-        self.widget = ipywidgets.VBox([controls, images, self.caption, self.status])
+        self.level.observe(self.guard(self.answer), "value")
+        self.target.observe(self.guard(self.answer), "position")
 
     def load(self):
         "Match the chosen pair, masked as asked."
@@ -267,22 +285,15 @@ class MatchExplorer(Explorer):
         self.matches = self.matcher(self.pair.profile, self.masked_target)
         levels = tuple((name, i) for i, name in enumerate(self.matches.names))
         if levels != tuple(self.level.options):
-            self.level.options = levels
-            self.level.value = len(levels) - 1
+            self.level.options, self.level.value = levels, len(levels) - 1
         self.target.image = png(self.masked_target)
-        self.show_point()
+        self.answer()
         self.status.value = ""
 
-    def show_point(self):
+    def answer(self):
         "Show the match of the point that was clicked."
-        level = -1 if self.level.value is None else self.level.value
-        self.point = match_at(self.matches, self.target.position, level)
-        ground_truth = self.pair.ground_truth(self.point.position)
-        self.target.marks = [mark(self.point.position, "cross", ASKED)]
-        self.profile.image = png(overlay(self.pair.profile, self.point.heat))
-        self.profile.marks = match_marks(self.point, ground_truth)
-        self.caption.value = html.escape(match_caption(self.point, ground_truth, self.pair.profile.shape[-1]))
+        self.point = match_at(self.matches, self.target.position, self.level.value)
+        self.show(self.pair, self.point)
 
     def figure(self):
-        "What is shown, for readers without a kernel."
         return draw_match(self.pair, self.point, self.masked_target)
