@@ -16,23 +16,6 @@ from .portraits import Out, _out_image
 from .terminal import data_commands
 
 # %% ../../nbs/cli/03_data.ipynb #3324d7d9
-def _range(text: str) -> list[int]:
-    "'40' as 0 to 39, '100-140' as 100 to 139; several of these with commas between them."
-    res = []
-    for part in text.split(","):
-        a, dash, b = part.partition("-")
-        try:
-            some = range(int(a), int(b)) if dash else range(int(a))
-        except ValueError:
-            some = ()
-        if not some:
-            raise ValueError(
-                f"identities are given as a number or as FIRST-END, such as 40 or 100-140 or 28,1000000-1000012; not {text!r}"
-            )
-        res += some
-    return res
-
-
 @data_commands.command()
 def build(
     folder: Annotated[Path, typer.Argument(help="Where the shards go; an unfinished build is continued.")] = Path(
@@ -62,14 +45,14 @@ def build(
     else os.cpu_count() or 1,
 ):
     "Render heads in the light stage. It can be interrupted: the same command goes on."
-    wanted = _range(identities)
-    from icportrait.dataset.build import build_profiles, estimate_build, wanted_identities
+    from icportrait.dataset.build import build_profiles, estimate_build, parse_identities
     from icportrait.dataset.shards import Recipe
-    from icportrait.dataset.storage import MANNEQUIN
 
+    wanted = parse_identities(identities)
     if estimate:
         recipe = Recipe(views, size, spp, seed, quality, expressions)
-        return print(estimate_build([MANNEQUIN] + wanted_identities(wanted, recipe, workers), recipe, workers))
+        print(estimate_build(wanted, recipe, workers))
+        return
     print(
         build_profiles(
             folder, wanted, views, size, spp, seed, workers, quality=quality, expressions=expressions, progress=True
@@ -80,7 +63,7 @@ def build(
 @data_commands.command()
 def check(folder: Annotated[str, typer.Argument(help="'mini', or a built set.")] = "mini"):
     "Read every byte of a set, and say what is wrong with it."
-    from icportrait.dataset.build import check_profiles
+    from icportrait.dataset.check import check_profiles
     from icportrait.dataset.profiles import profile_folder
 
     found = check_profiles(profile_folder(folder))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IDENTITIES', 'TEMPORARY', 'parse_identities', 'check_identities', 'check_recipe', 'Estimate', 'estimate_build',
-           'building', 'disk_errors', 'finished_shards', 'one_thread', 'run_shards', 'build_profiles', 'check_profiles']
+           'building', 'disk_errors', 'finished_shards', 'one_thread', 'run_shards', 'build_profiles']
 
 # %% ../../nbs/dataset/03_build.ipynb #5937383b
 import contextlib
@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from .card import card_is_whole, write_card
+from .card import write_card
 from icportrait.dataset.shards import (
     MANIFEST,
     SHARD,
@@ -47,9 +47,8 @@ from icportrait.dataset.storage import (
     check_free_space,
     decode_row,
     encode_view,
-    is_held_out,
 )
-from ..files import FileLocked, file_digest, locked
+from ..files import FileLocked, locked
 from ..world.rig import RIG
 
 # %% ../../nbs/dataset/03_build.ipynb #1f3cae1d
@@ -307,7 +306,7 @@ def run_shards(
     recipe: Recipe,  # how
     workers: int,  # processes; 0 renders here
     render: Callable,  # identity, cameras, size, spp, seed, expression -> list of View
-) -> Iterator[dict]:  # entries for the manifest
+) -> Generator[dict]:  # entries for the manifest
     "Yield an entry for the manifest for every shard, as it is finished."
     if not workers:
         for identity in identities:
@@ -366,11 +365,11 @@ def _build(folder, wanted, recipe, workers, render, progress):
     missing = (identity for identity in chain.from_iterable(wanted) if identity not in done)
     working = run_shards(folder, missing, recipe, workers, render)
     try:
-        for entry in tqdm(working, total=total, unit="identity", disable=not progress):
-            shards.append(entry)
-            _write_index(folder, recipe, shards)
+        with contextlib.closing(working):
+            for entry in tqdm(working, total=total, unit="identity", disable=not progress):
+                shards.append(entry)
+                _write_index(folder, recipe, shards)
     except KeyboardInterrupt:  # a shard may be whole and not yet listed
-        working.close()
         _write_index(folder, recipe, finished_shards(folder, recipe, wanted))
         raise
 
@@ -399,60 +398,3 @@ def build_profiles(
     with disk_errors(folder), building(folder):
         _build(folder, wanted, recipe, workers, render, progress)
     return folder
-
-# %% ../../nbs/dataset/03_build.ipynb #1c0cb808
-def _shard_problem(folder: Path, entry: dict) -> str | None:
-    "What is wrong with a shard that the manifest lists."
-    path = folder / entry["name"]
-    if not path.is_file():
-        return f"{entry['name']} is missing; build again to restore it"
-    try:
-        if file_digest(path) == entry["sha256"]:
-            return None
-    except OSError as e:
-        return f"{entry['name']} cannot be read ({e.strerror}); make it readable"
-    return f"{entry['name']} is damaged; delete it and build again"
-
-
-def _card_problem(card: Path) -> str | None:
-    "What is wrong with a data card."
-    if card.is_dir():
-        return f"{card.name} is a folder: move it elsewhere and build again"
-    if not card.is_file():
-        return f"{card.name} is missing; build again to write it"
-    if not card_is_whole(card.read_bytes()):
-        return f"{card.name} is not as it was written; build again to write it"
-
-
-def _unlisted_problem(path: Path, recipe: Recipe) -> str | None:
-    "What is wrong with a file that is named as a shard, and that the manifest does not list."
-    if not path.exists():
-        return None
-    try:
-        made = read_shard(path)[1]
-    except ProfileError as e:
-        return str(e)
-    if made != recipe:
-        return f"{path.name} was built by another recipe: move it elsewhere"
-    return f"{path.name} is not in the manifest; build again to adopt it"
-
-# %% ../../nbs/dataset/03_build.ipynb #f5badf9d
-def check_profiles(
-    folder: str | Path,  # of a data set
-) -> dict:  # identities, held_out, views, bytes, problems (a list of lines)
-    "What a data set holds and every problem with it; a flipped byte anywhere is a problem."
-    folder = Path(folder)
-    recipe, shards = read_manifest(folder)
-    listed = {s["name"] for s in shards}
-    unlisted = [p for p in sorted(folder.glob("*.parquet")) if SHARD.fullmatch(p.name) and p.name not in listed]
-    found = [_shard_problem(folder, s) for s in shards]
-    found += [_card_problem(folder / "README.md")]
-    found += [_unlisted_problem(path, recipe) for path in unlisted]
-    people = [s["identity"] for s in shards if s["identity"] != MANNEQUIN]
-    return dict(
-        identities=len(people),
-        held_out=sum(map(is_held_out, people)),
-        views=sum(s["rows"] for s in shards),
-        bytes=sum(s["bytes"] for s in shards),
-        problems=[problem for problem in found if problem],
-    )

@@ -27,7 +27,7 @@ from ..world.template import PART
 def _countable(value):
     "A parameter as something to count: a colour as its brightness; None where there is nothing to count."
     if isinstance(value, tuple) and len(value) == 3 and all(isinstance(x, float) for x in value):
-        return float(np.mean(linear_to_srgb(np.float32(value))))
+        return float(np.asarray(linear_to_srgb(np.array(value, np.float32))).mean())
     return value if isinstance(value, (str, bool, float, int)) else None
 
 
@@ -105,11 +105,11 @@ COLUMNS = [
 ]
 
 # %% ../../nbs/dataset/02_card.ipynb #fb6d3a27
-LIMITS = """Faces come from a program and look it. Nobody's likeness is in the set, and it is no sample of any population:
-skin tones and hair are distributed evenly on purpose, and the names of parameters are no claims about people. Sets of
-such heads cannot show how a method treats real people: skin scatters light on a real face, and does not here. Light
-comes from OLAT lights at a distance; there is no lens blur and no noise but the path tracer's. OLAT images are stored
-in 8 bits and lossily: see the notebook on storage for the error."""
+LIMITS = """Faces come from a program and look it. Nobody's likeness is in the set, and it is no sample of any
+population: skin tones and hair are distributed evenly on purpose, and the names of parameters are no claims about
+people. Sets of such heads cannot show how a method treats real people: skin scatters light on a real face, and does
+not here. Light comes from OLAT lights at a distance; there is no lens blur and no noise but the path tracer's. OLAT
+images are stored in 8 bits and lossily: see the notebook on storage for the error."""
 
 CARD = """{header}
 # Light-stage heads

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -188,9 +189,9 @@ def write_shard(
     features = dict(info=dict(features=hub_features()))
     table = table.replace_schema_metadata(dict(icportrait=json.dumps(note), huggingface=json.dumps(features)))
     path = Path(folder) / shard_name(identity)
-    options = dict(compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True)
+    plain: dict[str, Any] = dict(compression="none", use_dictionary=False, write_statistics=False)
     with atomic_path(path) as p:
-        pq.write_table(table, p, **options)
+        pq.write_table(table, p, write_page_checksum=True, **plain)
     return manifest_entry(path, identity, len(stored))
 
 # %% ../../nbs/dataset/01_shards.ipynb #71c17df7
