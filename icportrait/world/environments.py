@@ -5,269 +5,268 @@
 # %% ../../nbs/world/09_environments.ipynb #ec0b5484
 from __future__ import annotations
 
+import os
 from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from .lightstage import _mitsuba, environment_rays, olat_environment, render_environment, render_olat
+from ..files import ICPortraitError
+from ..images import psnr
+from icportrait.world.lightstage import (
+    environment_rays,
+    load_mitsuba,
+    olat_environment,
+    render_environment,
+    render_olat,
+)
+from .people import Head
 from .relighting import tone_map
-from .rig import LIGHTS, direction
+from .rig import LIGHTS, Camera, direction
 
 # %% auto #0
-__all__ = ['PLACES', 'ENVIRONMENTS', 'SHARPNESS', 'environment_directions', 'irradiance', 'area_light', 'environment',
-           'turn_environment', 'EnvironmentMapError', 'load_environment', 'environment_weights', 'psnr_db', 'linearity']
+__all__ = ['ENVIRONMENTS', 'SHARPNESS', 'environment_directions', 'irradiance', 'environment', 'EnvironmentMapError',
+           'load_environment', 'environment_weights', 'head_psnr', 'linearity']
 
 # %% ../../nbs/world/09_environments.ipynb #2b000006
 @lru_cache(maxsize=8)
 def environment_directions(
     height: int = 64,  # rows of the map
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # [height,2*height,3] unit vectors; [height,1] solid angle of a pixel, in steradians
+) -> tuple[np.ndarray, np.ndarray]:  # unit vectors [height,2*height,3]; solid angles [height,1] in steradians
     "Where every pixel of a map lies, and how much of the sphere it covers."
     edges = np.cos(np.arange(height + 1) / height * np.pi)
-    return environment_rays(height).astype(np.float32), ((edges[:-1] - edges[1:]) * np.pi / height)[:, None].astype(
-        np.float32
-    )
+    solid_angle = ((edges[:-1] - edges[1:]) * np.pi / height)[:, None]
+    return environment_rays(height).astype(np.float32), solid_angle.astype(np.float32)
 
 
 def irradiance(
-    sky: np.ndarray,  # [H,2H,3] radiance
+    radiance: np.ndarray,  # [H,2H,3] environment map
     normals: np.ndarray,  # [N,3] unit
 ) -> np.ndarray:  # [N,3]; pi makes a white surface white
     "The light that falls onto surfaces with nothing in the way."
-    d, area = environment_directions(len(sky))
-    facing = np.maximum(np.float32(normals) @ d.reshape(-1, 3).T, 0)
-    return facing @ (np.float32(sky) * area[..., None]).reshape(-1, 3)
+    rays, solid_angle = environment_directions(len(radiance))
+    cosine = np.maximum(np.float32(normals) @ rays.reshape(-1, 3).T, 0)
+    return cosine @ (np.float32(radiance) * solid_angle[..., None]).reshape(-1, 3)
 
 # %% ../../nbs/world/09_environments.ipynb #2b000009
-def _panel(d, azimuth, elevation, width, height, soft=2.0):
+def _panel(rays, azimuth, elevation, width, height, soft=2.0) -> np.ndarray:
     "[H,2H] in [0,1]: a rectangle `width` x `height` degrees around a direction, with edges `soft` degrees wide."
-    c = direction(azimuth, elevation)
+    centre = direction(azimuth, elevation)
     right = direction(azimuth + 90, 0)
-    x, y, z = d @ right, d @ np.cross(c, right), d @ c
-    across, up = np.degrees(np.arctan2(x, z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
-    edge = lambda angle, size: np.clip((size / 2 - np.abs(angle)) / soft + 0.5, 0, 1)
-    return edge(across, width) * edge(up, height)
+    x = rays @ right
+    y = rays @ np.cross(centre, right)
+    z = rays @ centre
+    across = np.abs(np.degrees(np.arctan2(x, z)))
+    up = np.abs(np.degrees(np.arctan2(y, np.hypot(x, z))))
+    inside_across = np.clip((width / 2 - across) / soft + 0.5, 0, 1)
+    inside_up = np.clip((height / 2 - up) / soft + 0.5, 0, 1)
+    return inside_across * inside_up
 
 
-def area_light(
-    azimuth: float,  # degrees from the frontal camera towards the viewer's right
-    elevation: float,  # degrees upwards
-    width: float = 30.0,  # degrees that it fills
-    height: float | None = None,  # degrees; None: as wide
-    colour: tuple = (1.0, 1.0, 1.0),  # linear; ones make a white surface that faces the light white
-    rows: int = 64,  # of the map
-) -> np.ndarray:  # [rows,2*rows,3] radiance
-    "A soft box in the dark: the wider, the softer its shadows."
-    if not (0 < width <= 170 and 0 < (height or width) <= 170):
-        raise ValueError(f"an area light fills 0 to 170 degrees, not {width} x {height or width}")
-    panel = _panel(environment_directions(rows)[0], azimuth, elevation, width, height or width, max(2.0, 180 / rows))
-    sky = np.repeat(panel[..., None], 3, -1)
-    return (sky / irradiance(sky, direction(azimuth, elevation)[None])[0] * np.pi * np.float32(colour)).astype(
-        np.float32
-    )
+def _box(rays, azimuth, elevation, width, height, colour) -> np.ndarray:
+    "[H,2H,3] a rectangle of one colour, dark around it."
+    return _panel(rays, azimuth, elevation, width, height)[..., None] * np.float32(colour)
 
 # %% ../../nbs/world/09_environments.ipynb #2b000012
-def _studio(d):
+def _studio(rays):
     "Three soft boxes around a dim grey room: key, fill and rim."
-    box = lambda a, e, w, h, *colour: _panel(d, a, e, w, h)[..., None] * np.float32(colour)
-    return (
-        0.06
-        + box(-42, 32, 42, 42, 9, 8.8, 8.5)
-        + box(58, 8, 50, 60, 1.5, 1.6, 1.8)
-        + box(155, 38, 30, 50, 7, 7.2, 7.6)
-    )
+    key = _box(rays, -42, 32, 42, 42, (9, 8.8, 8.5))
+    fill = _box(rays, 58, 8, 50, 60, (1.5, 1.6, 1.8))
+    rim = _box(rays, 155, 38, 30, 50, (7, 7.2, 7.6))
+    return 0.06 + key + fill + rim
 
 
-def _window(d):
+def _window(rays):
     "A cool window with six panes at one side of a warm, dark room."
-    frame = 1 - np.maximum(
-        _panel(d, -72, 14, 3, 70), np.maximum(_panel(d, -72, 2, 60, 2.5), _panel(d, -72, 24, 60, 2.5))
-    )
-    light = (_panel(d, -72, 14, 52, 66) * frame)[..., None] * np.float32((5.2, 6.0, 7.0))
-    floor = np.clip(-d[..., 1:2], 0, 1) * np.exp(-3 * np.sum((d - direction(-60, -45)) ** 2, -1, keepdims=True))
+    upright = _panel(rays, -72, 14, 3, 70)
+    low_bar = _panel(rays, -72, 2, 60, 2.5)
+    high_bar = _panel(rays, -72, 24, 60, 2.5)
+    open_share = 1 - np.maximum(upright, np.maximum(low_bar, high_bar))
+    light = (_panel(rays, -72, 14, 52, 66) * open_share)[..., None] * np.float32((5.2, 6.0, 7.0))
+    bright_spot = np.exp(-3 * np.sum((rays - direction(-60, -45)) ** 2, -1, keepdims=True))
+    floor = np.clip(-rays[..., 1:2], 0, 1) * bright_spot
     return np.float32((0.085, 0.07, 0.055)) + light + floor * np.float32((1.1, 0.8, 0.5))
 
-
-def _sunset(d):
-    "A low sun, a sky from orange to blue, dark ground."
-    up, sun = d[..., 1:2], direction(38, 7)
-    near = np.clip(d @ sun, 0, 1)[..., None]
+# %% ../../nbs/world/09_environments.ipynb #56e20754
+def _sunset(rays):
+    "A low sun, a gradient from orange to blue above, dark ground."
+    up = rays[..., 1:2]
+    near = np.clip(rays @ direction(38, 7), 0, 1)[..., None]  # to the sun
     glow = np.exp(-np.abs(up) * 4.5)
-    sky = np.float32((0.10, 0.19, 0.42)) * (0.5 + 0.5 * np.clip(up, 0, 1)) + glow * np.float32((0.75, 0.36, 0.16)) * (
-        0.25 + 0.9 * near**3
-    )
+    blue = np.float32((0.10, 0.19, 0.42)) * (0.5 + 0.5 * np.clip(up, 0, 1))
+    orange = glow * np.float32((0.75, 0.36, 0.16)) * (0.25 + 0.9 * near**3)
     ground = np.float32((0.07, 0.055, 0.045)) * (1 + 2 * near**2)
-    disc = _panel(d, 38, 7, 8, 8, 4)[..., None] * np.float32((110, 58, 20))
-    return np.where(up > 0, sky, ground) + disc + near**24 * np.float32((2.5, 1.1, 0.35))
+    sun = _panel(rays, 38, 7, 8, 8, 4)[..., None] * np.float32((110, 58, 20))
+    return np.where(up > 0, blue + orange, ground) + sun + near**24 * np.float32((2.5, 1.1, 0.35))
 
 
-def _street_night(d):
-    "Street lamps, a shop window and two neon signs under a nearly black sky."
-    box = lambda a, e, w, h, *colour: _panel(d, a, e, w, h)[..., None] * np.float32(colour)
-    lamps = box(-24, 48, 9, 6, 120, 66, 20) + box(128, 34, 7, 5, 70, 40, 13) + box(-150, 28, 6, 5, 50, 28, 9)
-    signs = (
-        box(82, 6, 24, 26, 0.8, 6.5, 9.0) + box(-98, 14, 16, 34, 10.0, 0.9, 6.0) + box(30, -4, 40, 18, 1.4, 1.05, 0.6)
-    )
-    return np.where(d[..., 1:2] > 0, np.float32((0.010, 0.014, 0.03)), np.float32((0.03, 0.024, 0.02))) + lamps + signs
+def _street_night(rays):
+    "Street lights, a shop window and two neon signs, nearly black above."
+    street_lights = _box(rays, -24, 48, 9, 6, (120, 66, 20))
+    street_lights = street_lights + _box(rays, 128, 34, 7, 5, (70, 40, 13))
+    street_lights = street_lights + _box(rays, -150, 28, 6, 5, (50, 28, 9))
+    signs = _box(rays, 82, 6, 24, 26, (0.8, 6.5, 9.0)) + _box(rays, -98, 14, 16, 34, (10.0, 0.9, 6.0))
+    signs = signs + _box(rays, 30, -4, 40, 18, (1.4, 1.05, 0.6))
+    dark = np.where(rays[..., 1:2] > 0, np.float32((0.010, 0.014, 0.03)), np.float32((0.03, 0.024, 0.02)))
+    return dark + street_lights + signs
 
 
-def _overcast(d):
-    "The standard overcast sky (brighter overhead, by CIE's formula) over grey ground."
-    up = d[..., 1:2]
+def _overcast(rays):
+    "Grey light from above, brightest overhead, and grey ground."
+    up = rays[..., 1:2]
     return np.where(up > 0, (1 + 2 * up) / 3, 0.15) * np.float32((0.97, 1.0, 1.05))
 
-
-PLACES = {
-    "studio": _studio,
-    "window": _window,
-    "sunset": _sunset,
-    "street_night": _street_night,
-    "overcast": _overcast,
-}
-ENVIRONMENTS = tuple(PLACES)
-
 # %% ../../nbs/world/09_environments.ipynb #2b000013
-def environment(
-    name: str,  # one of ENVIRONMENTS
-    turn: float = 0.0,  # degrees by which it is turned around the head, towards the viewer's right
-    height: int = 64,  # rows of the map
-) -> np.ndarray:  # [height,2*height,3] linear radiance; what faces the light most gets irradiance pi
-    "The surroundings of a place, made by formula."
-    if name not in PLACES:
-        raise ValueError(
-            f"environment {name!r} is unknown; choose one of {', '.join(ENVIRONMENTS)}, or load a file with load_environment"
-        )
-    d, a = environment_directions(height)[0], np.deg2rad(turn)
-    turned = np.stack(
-        [d[..., 0] * np.cos(a) - d[..., 2] * np.sin(a), d[..., 1], d[..., 0] * np.sin(a) + d[..., 2] * np.cos(a)], -1
-    )
-    sky = np.broadcast_to(PLACES[name](turned), d.shape)
-    return (sky * _exposure(name)).astype(np.float32)
+_FORMULAS = dict(
+    studio=_studio,
+    window=_window,
+    sunset=_sunset,
+    street_night=_street_night,
+    overcast=_overcast,
+)
+ENVIRONMENTS = tuple(_FORMULAS)
+
+
+def _radiance(name: str, rays: np.ndarray) -> np.ndarray:
+    "[H,2H,3] an environment before it is exposed."
+    return np.broadcast_to(_FORMULAS[name](rays), rays.shape)
 
 
 @cache
 def _exposure(name: str) -> float:
-    sky = np.broadcast_to(PLACES[name](environment_directions(64)[0]), (64, 128, 3))
-    return float(np.pi / irradiance(sky, environment_directions(16)[0].reshape(-1, 3)).mean(-1).max())
+    "What an environment is multiplied with, so that the brightest irradiance is pi."
+    normals = environment_directions(16)[0].reshape(-1, 3)
+    brightest = irradiance(_radiance(name, environment_directions(64)[0]), normals).mean(-1).max()
+    return float(np.pi / brightest)
 
 
-def turn_environment(
-    sky: np.ndarray,  # [H,2H,3]
-    turn: float,  # degrees, towards the viewer's right
-) -> np.ndarray:  # [H,2H,3]
-    "A map turned around the vertical axis, between pixels where need be."
-    shift = -turn / 180 * len(sky)
-    whole, part = int(np.floor(shift)), shift - np.floor(shift)
-    return ((1 - part) * np.roll(sky, whole, 1) + part * np.roll(sky, whole + 1, 1)).astype(np.float32)
+def environment(
+    name: str,  # one of ENVIRONMENTS
+    turn: float = 0.0,  # degrees by which it is turned around the head, towards the viewer's right
+    height: int = 64,  # rows of the map
+) -> np.ndarray:  # [height,2*height,3] radiance; what faces the light most gets irradiance pi
+    "An environment map made by formula."
+    if name not in _FORMULAS:
+        raise ValueError(f"environment {name!r} is unknown; choose one of {', '.join(ENVIRONMENTS)}")
+    x, y, z = np.moveaxis(environment_directions(height)[0], -1, 0)
+    a = np.deg2rad(turn)
+    turned = np.stack([x * np.cos(a) - z * np.sin(a), y, x * np.sin(a) + z * np.cos(a)], -1)
+    return (_radiance(name, turned) * _exposure(name)).astype(np.float32)
 
 # %% ../../nbs/world/09_environments.ipynb #2b000016
-class EnvironmentMapError(ValueError):
-    "A file that cannot be used as an environment, and why, in one line."
+class EnvironmentMapError(ICPortraitError, ValueError):
+    "A file that cannot be used as an environment map, and why, in one line."
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(" ".join(f"{path}: {reason}".splitlines()))
 
 # %% ../../nbs/world/09_environments.ipynb #2b000017
-def load_environment(
-    path: str | Path,  # an .hdr or .exr file, latitude-longitude
-    height: int = 128,  # rows at most; a larger map is averaged down, which keeps its light
-) -> np.ndarray:  # [H,2H,3] linear radiance, H <= height
-    "A panorama as an environment map."
-    path = Path(path)
-    if path.suffix.lower() not in (".hdr", ".exr"):
-        raise EnvironmentMapError(f"{path}: environments are .hdr or .exr files")
-    if not path.is_file():
-        raise EnvironmentMapError(f"{path}: no such file")
-    sky = _read_radiance(path)
-    h, w = sky.shape[:2]
-    if w != 2 * h or h < 4:
-        raise EnvironmentMapError(
-            f"{path}: an environment is twice as wide as it is high, this is {w} x {h}; is it a panorama in latitude and longitude?"
-        )
-    if not np.isfinite(sky).all():
-        raise EnvironmentMapError(f"{path}: {(~np.isfinite(sky)).any(-1).sum()} pixels are not finite")
-    if sky.min() < -1e-3 * sky.max() or sky.max() <= 0:
-        raise EnvironmentMapError(f"{path}: " + ("no light in it" if sky.max() <= 0 else "some light is negative"))
-    return _shrink(np.maximum(sky, 0), height)
-
-
 def _read_radiance(path: Path) -> np.ndarray:
-    mi = _mitsuba(None)
+    "[H,W,3] linear light of an .hdr or .exr file."
+    suffix = path.suffix.lower()
+    if suffix not in (".hdr", ".exr"):
+        raise EnvironmentMapError(path, "environment maps are .hdr or .exr files")
+    if not os.path.isfile(path):
+        raise EnvironmentMapError(path, "no such file")
+    mi = load_mitsuba()
+    file_format = mi.Bitmap.FileFormat.RGBE if suffix == ".hdr" else mi.Bitmap.FileFormat.OpenEXR
     try:
-        picture = mi.Bitmap(str(path)).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
-        return np.array(picture)
+        bitmap = mi.Bitmap(str(path), file_format)
+        return np.array(bitmap.convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False))
     except (RuntimeError, ValueError, MemoryError) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[-1].strip()
-        raise EnvironmentMapError(f"{path}: not a readable {path.suffix[1:]} file ({reason[:90]})") from None
+        reason = str(e).replace(str(path), path.name).strip() or type(e).__name__
+        raise EnvironmentMapError(path, f"not a readable {suffix[1:]} file ({reason[-90:]})") from None
 
 
-def _shrink(sky: np.ndarray, height: int) -> np.ndarray:
-    "At most `height` rows, each the mean of what it replaces, weighted by solid angle."
-    h = len(sky)
+def _shrink(radiance: np.ndarray, height: int) -> np.ndarray:
+    "At most `height` rows, each pixel the mean of those it replaces, weighted by solid angle."
+    h = len(radiance)
     if h <= height:
-        return sky.astype(np.float32)
-    bounds = np.linspace(0, h, height + 1).astype(int)
-    weight = environment_directions(h)[1]
-    rows = (
-        np.add.reduceat(sky * weight[..., None], bounds[:-1], 0) / np.add.reduceat(weight, bounds[:-1], 0)[..., None]
-    )
+        return radiance.astype(np.float32)
+    starts = np.linspace(0, h, height + 1).astype(int)[:-1]
+    solid_angle = environment_directions(h)[1]
+    light = np.add.reduceat(radiance * solid_angle[..., None], starts, 0)
+    rows = light / np.add.reduceat(solid_angle, starts, 0)[..., None]
     columns = np.linspace(0, 2 * h, 2 * height + 1).astype(int)
     return (np.add.reduceat(rows, columns[:-1], 1) / np.diff(columns)[None, :, None]).astype(np.float32)
 
+# %% ../../nbs/world/09_environments.ipynb #ea4bb67b
+def load_environment(
+    path: str | Path,  # an .hdr or .exr file, in latitude and longitude
+    height: int = 128,  # rows at most; a larger map is averaged down, which keeps its light
+) -> np.ndarray:  # [H,2H,3] radiance, H <= height
+    "A panorama as an environment map."
+    path = Path(path)
+    radiance = _read_radiance(path)
+    h, w = radiance.shape[:2]
+    if w != 2 * h or h < 4:
+        needed = "a map in latitude and longitude is twice as wide as it is high"
+        raise EnvironmentMapError(path, f"{needed}, this is {w} x {h}: is it a whole panorama?")
+    not_finite = (~np.isfinite(radiance)).any(-1).sum()
+    if not_finite:
+        raise EnvironmentMapError(path, f"{not_finite} pixels are not finite")
+    if radiance.max() <= 0:
+        raise EnvironmentMapError(path, "no light in it")
+    if radiance.min() < -1e-3 * radiance.max():
+        raise EnvironmentMapError(path, "some light is negative")
+    return _shrink(np.maximum(radiance, 0), height)
+
 # %% ../../nbs/world/09_environments.ipynb #2b000021
-SHARPNESS = 30.0  # of the shares; larger: each direction belongs to its nearest lamp alone
+SHARPNESS = 30.0  # of the shares; larger: each direction belongs to its nearest light alone
 
 
 @lru_cache(maxsize=4)
 def _shares(height: int) -> np.ndarray:
-    "[L,P] share of each pixel's light that a lamp gives; a pixel's shares add up to 1."
+    "[L,P] share of each pixel's light that an OLAT light gives; a pixel's shares add up to 1."
     closeness = np.exp(SHARPNESS * (LIGHTS @ environment_directions(height)[0].reshape(-1, 3).T - 1))
     return closeness / closeness.sum(0)
 
 
 @lru_cache(maxsize=1)
 def _olat_irradiance() -> tuple[np.ndarray, np.ndarray]:
-    "Normals [N,3] all around, and the irradiance [N,L] that each lamp gives them."
+    "Normals [N,3] all around, and the irradiance [N,L] that each OLAT light gives them."
     normals = environment_directions(12)[0].reshape(-1, 3)
-    return normals, np.stack([irradiance(olat_environment(lamp), normals)[:, 0] for lamp in LIGHTS], 1)
+    return normals, np.stack([irradiance(olat_environment(towards), normals)[:, 0] for towards in LIGHTS], 1)
 
 
 def environment_weights(
-    sky: np.ndarray,  # [H,2H,3] linear radiance
-    loyalty: float = 0.2,  # how much a lamp sticks to its own part of the sky; 0: irradiance is all that counts
-) -> np.ndarray:  # [L,3] non-negative
-    "How bright each lamp must burn to stand in for a map."
+    radiance: np.ndarray,  # [H,2H,3] environment map
+    regularisation: float = 0.2,  # pull towards each light's own share; 0: irradiance is all that counts
+) -> np.ndarray:  # [L,3] not negative
+    "The weights of the OLAT lights that stand in for an environment map (non-negative least squares)."
     from scipy.optimize import nnls
 
-    d, area = environment_directions(len(sky))
-    normals, lamps = _olat_irradiance()
-    own = _shares(len(sky)) @ (np.float32(sky) * area[..., None]).reshape(-1, 3) / np.pi
-    row = np.sqrt(np.repeat(environment_directions(12)[1], 24)) / np.sqrt(4 * np.pi)  # normals count by solid angle
-    system = np.concatenate([lamps * row[:, None], loyalty * np.eye(len(LIGHTS))])
-    wanted = np.concatenate([irradiance(sky, normals) * row[:, None], loyalty * own])
-    return np.stack([nnls(system, wanted[:, c])[0] for c in range(3)], 1).astype(np.float32)
+    solid_angle = environment_directions(len(radiance))[1]
+    normals, olat_irradiance = _olat_irradiance()
+    shares = _shares(len(radiance)) @ (np.float32(radiance) * solid_angle[..., None]).reshape(-1, 3) / np.pi
+    normal_weight = np.sqrt(np.repeat(environment_directions(12)[1], 24)) / np.sqrt(4 * np.pi)  # by solid angle
+    system = np.concatenate([olat_irradiance * normal_weight[:, None], regularisation * np.eye(len(LIGHTS))])
+    wanted = np.concatenate([irradiance(radiance, normals) * normal_weight[:, None], regularisation * shares])
+    return np.stack([nnls(system, wanted[:, channel])[0] for channel in range(3)], 1).astype(np.float32)
 
 # %% ../../nbs/world/09_environments.ipynb #2b000026
-def psnr_db(
-    a: np.ndarray,  # [...,3] in [0,1]
-    b: np.ndarray,  # [...,3] in [0,1]
-) -> float:  # 10 log10 of 1 over the mean squared difference; more is closer
-    "Peak signal-to-noise ratio of two pictures."
-    return float(-10 * np.log10(np.mean((np.float64(a) - b) ** 2) + 1e-12))
+def head_psnr(
+    linear: np.ndarray,  # [H,W,3] linear light
+    reference: np.ndarray,  # [H,W,3] linear light
+    alpha: np.ndarray,  # [H,W] coverage; only pixels above 0 count
+) -> float:  # dB
+    "PSNR of two renderings of a head, tone-mapped."
+    head = alpha > 0
+    return float(psnr(tone_map(linear)[None, head], tone_map(reference)[None, head]))
 
 
 def linearity(
-    head,  # icportrait.heads.Head
-    camera,  # icportrait.lightstage.Camera
-    lamps: tuple = (3, 11),  # which of LIGHTS burn
+    head: Head,
+    camera: Camera,
+    lights: tuple[int, ...] = (3, 11),  # which of LIGHTS burn
     size: int = 32,  # pixels a side
-    spp: int = 1024,  # samples per pixel and lamp; noise must not be what is measured
+    spp: int = 1024,  # samples per pixel and light; noise must not be what is measured
     seed: int = 0,
-) -> float:  # decibel, over the pixels of the head, of developed pictures
-    "How well a sum of pictures agrees with a picture of the sum."
-    colour = np.float32([(0.7, 0.6, 0.5), (0.2, 0.4, 0.6)] * len(lamps))[: len(lamps)]
-    view = render_olat(head, (camera,), size, spp, seed, lights=LIGHTS[list(lamps)])[0]
-    together = sum(olat_environment(LIGHTS[k]) * c for k, c in zip(lamps, colour))
+) -> float:  # PSNR in dB
+    "How close a sum of images is to an image of the sum."
+    colours = np.float32([(0.7, 0.6, 0.5), (0.2, 0.4, 0.6)] * len(lights))[: len(lights)]
+    view = render_olat(head, (camera,), size, spp, seed, lights=LIGHTS[list(lights)])[0]
+    together = sum(olat_environment(LIGHTS[k]) * colour for k, colour in zip(lights, colours))
     direct, alpha = render_environment(head, together, camera, size, spp, seed + 1)
-    summed = np.einsum("lhwc,lc->hwc", view.olat, colour)
-    return psnr_db(tone_map(summed)[alpha > 0], tone_map(direct)[alpha > 0])
+    summed = np.einsum("lhwc,lc->hwc", view.olat, colours)
+    return head_psnr(summed, direct, alpha)

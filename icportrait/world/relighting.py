@@ -7,81 +7,85 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..images import linear_to_srgb, srgb_to_linear
 from .rig import LIGHTS, direction
 
 # %% auto #0
-__all__ = ['EXPOSURE', 'relight', 'tone_map', 'inverse_tone_map', 'compose', 'light_from_direction', 'random_light',
-           'light_direction']
+__all__ = ['EXPOSURE', 'relight', 'tone_map', 'inverse_tone_map', 'compose', 'light_from_direction', 'light_direction',
+           'random_light']
 
 # %% ../../nbs/world/08_relighting.ipynb #5264d1bc
 def relight(
-    olat: np.ndarray,  # [L,H,W,3] linear
-    weights: np.ndarray,  # [L,3] non-negative
-) -> np.ndarray:  # [H,W,3] linear
-    "The picture under a mixture of the lamps."
+    olat: np.ndarray,  # [L,H,W,3] linear light
+    weights: np.ndarray,  # [L,3] not negative
+) -> np.ndarray:  # [H,W,3] linear light
+    "The image under a mixture of the OLAT lights."
     return np.einsum("lhwc,lc->hwc", olat, np.float32(weights), optimize=True)
 
-
+# %% ../../nbs/world/08_relighting.ipynb #c7ee38bc
 EXPOSURE = 1.6
 
 
-def tone_map(linear: np.ndarray) -> np.ndarray:
-    "Linear light to an sRGB-encoded image in [0,1): exposure with a soft shoulder, so that nothing clips."
-    x = 1 - np.exp(-EXPOSURE * np.maximum(linear, 0))
-    return np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.maximum(x, 1e-9) ** (1 / 2.4) - 0.055).astype(np.float32)
+def tone_map(
+    linear: np.ndarray,  # linear light, not negative, of any shape
+) -> np.ndarray:  # the same shape, sRGB-encoded, in [0,1)
+    "Linear light as an image: exposure with a soft shoulder, so that nothing clips."
+    return linear_to_srgb(1 - np.exp(-EXPOSURE * np.maximum(linear, 0))).astype(np.float32)
 
 
-def inverse_tone_map(image: np.ndarray) -> np.ndarray:
-    "The inverse of `tone`."
-    s = np.clip(image, 0, 0.9999)
-    x = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
-    return (-np.log1p(-np.minimum(x, 0.9995)) / EXPOSURE).astype(np.float32)
+def inverse_tone_map(
+    image: np.ndarray,  # sRGB-encoded, in [0,1], of any shape
+) -> np.ndarray:  # the same shape, linear light
+    "The linear light that `tone_map` makes an image of."
+    exposed = srgb_to_linear(np.clip(image, 0, 0.9999))
+    return (-np.log1p(-np.minimum(exposed, 0.9995)) / EXPOSURE).astype(np.float32)
 
 
 def compose(
-    linear: np.ndarray,  # [H,W,3] premultiplied linear light
-    alpha: np.ndarray,  # [H,W] coverage
-    background: np.ndarray,  # [3] linear light of the wall behind
-) -> np.ndarray:  # [H,W,3] sRGB-encoded image in [0,1]
-    "Put a plain wall behind the head and develop the picture."
+    linear: np.ndarray,  # [H,W,3] linear light, premultiplied by alpha
+    alpha: np.ndarray,  # [H,W] coverage in [0,1]
+    background: np.ndarray,  # [3] linear light of the background
+) -> np.ndarray:  # [H,W,3] sRGB-encoded, in [0,1]
+    "The image of a head before an even background."
     return tone_map(linear + (1 - alpha[..., None]) * np.float32(background))
 
-
+# %% ../../nbs/world/08_relighting.ipynb #2b61b2f1
 def light_from_direction(
     towards: np.ndarray,  # [3] from the head towards the light
     colour: tuple = (1.0, 1.0, 1.0),  # linear
-    ambient: float = 0.25,  # share of the light that comes from everywhere
-    sharpness: float = 9.0,  # larger: fewer lamps take part
+    ambient: float = 0.25,  # share of the light that comes from everywhere, in [0,1]
+    sharpness: float = 9.0,  # larger: fewer OLAT lights take part
 ) -> np.ndarray:  # [L,3] weights
-    "A key light from any direction, made of the nearest lamps, plus even ambient light."
-    d = np.float32(towards) / (np.linalg.norm(towards) + 1e-9)
-    w = np.exp(sharpness * (LIGHTS @ d - 1))
-    w = (1 - ambient) * w / w.sum() + ambient * 2.35 / len(LIGHTS)
-    return (1.35 * w[:, None] * np.float32(colour)).astype(np.float32)
+    "A key light from one direction plus even ambient light."
+    unit = np.float32(towards) / (np.linalg.norm(towards) + 1e-9)
+    key = np.exp(sharpness * (LIGHTS @ unit - 1))
+    weights = (1 - ambient) * key / key.sum() + ambient * 2.35 / len(LIGHTS)
+    return (1.35 * weights[:, None] * np.float32(colour)).astype(np.float32)
 
 
-def random_light(rng: np.random.Generator) -> np.ndarray:
-    "[L,3] weights: a tinted key light from the front half, often a rim or fill light, ambient."
-    key = light_from_direction(
-        direction(rng.uniform(-85, 85), rng.uniform(-30, 65)),
-        _tint(rng, 0.10),
-        rng.uniform(0.10, 0.35),
-        rng.uniform(6, 14),
-    )
-    if rng.random() < 0.5:
-        key += rng.uniform(0.2, 0.7) * light_from_direction(
-            direction(rng.uniform(-180, 180), rng.uniform(-20, 60)), _tint(rng, 0.28), 0.0
-        )
-    return (key * rng.uniform(0.85, 1.2)).astype(np.float32)
-
-
-def _tint(rng: np.random.Generator, spread: float) -> np.ndarray:
-    c = np.exp(rng.normal(0, spread, 3))
-    return (c / c.mean()).astype(np.float32)
-
-
-def light_direction(weights: np.ndarray) -> np.ndarray:
-    "[3] unit vector: the mean direction from which the light of `weights` [L,3] comes."
+def light_direction(
+    weights: np.ndarray,  # [L,3]
+) -> np.ndarray:  # [3] unit vector
+    "The mean direction from which light comes."
     luminance = np.float32(weights) @ np.float32((0.2126, 0.7152, 0.0722))
-    d = luminance @ LIGHTS
-    return d / (np.linalg.norm(d) + 1e-9)
+    mean = luminance @ LIGHTS
+    return mean / (np.linalg.norm(mean) + 1e-9)
+
+# %% ../../nbs/world/08_relighting.ipynb #8b51f96f
+def _tint(rng: np.random.Generator, deviation: float) -> np.ndarray:
+    "[3] a random colour of mean 1; `deviation` is that of its logarithm."
+    colour = np.exp(rng.normal(0, deviation, 3))
+    return (colour / colour.mean()).astype(np.float32)
+
+
+def random_light(
+    rng: np.random.Generator,
+) -> np.ndarray:  # [L,3] weights
+    "A tinted key light with ambient light, and often a rim or fill light."
+    towards = direction(rng.uniform(-85, 85), rng.uniform(-30, 65))
+    light = light_from_direction(towards, _tint(rng, 0.10), rng.uniform(0.10, 0.35), rng.uniform(6, 14))
+    if rng.random() < 0.5:
+        strength = rng.uniform(0.2, 0.7)
+        towards = direction(rng.uniform(-180, 180), rng.uniform(-20, 60))
+        light += strength * light_from_direction(towards, _tint(rng, 0.28), ambient=0.0)
+    return (light * rng.uniform(0.85, 1.2)).astype(np.float32)
