@@ -1,4 +1,4 @@
-"""The explorers in a real browser: a drag turns a light, a click finds a match, and nothing is fetched from elsewhere."""
+"""The explorers in a real browser: a drag turns a light, a click finds a match, nothing is fetched from elsewhere."""
 
 import contextlib
 import os
@@ -22,19 +22,27 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 TOY = [
     """
 import torch.nn.functional as F
+from icportrait.dataset.storage import toy_view
 from icportrait.explore.lights import HeadExplorer, light_view
 from icportrait.explore.matches import MatchExplorer, Pair
-from icportrait.world.relighting import light_from_direction
-from icportrait.world.rig import Camera, direction
 from icportrait.model.correspondence import cost_volume
 from icportrait.model.matching import matches_from_costs
-from icportrait.dataset.storage import toy_view
-views = [toy_view(3, Camera(yaw,0), 64) for yaw in (-20,0,20)]
-image = light_view(views[1], light_from_direction(direction(0,20)))
-cells = lambda x: F.unfold(x[None], 12, stride=4, padding=4).unflatten(2, (16,16))
-by_pixels = lambda profile,target: matches_from_costs({'pixels': cost_volume(cells(target), cells(profile))})
+from icportrait.world.relighting import light_from_direction
+from icportrait.world.rig import Camera, direction
+
+views = [toy_view(3, Camera(yaw, 0), 64) for yaw in (-20, 0, 20)]
+front = views[1]
+image = light_view(front, light_from_direction(direction(0, 20)))
+
+
+def cells(x):
+    return F.unfold(x[None], 12, stride=4, padding=4).unflatten(2, (16, 16))
+
+
+def by_pixels(profile, target):
+    return matches_from_costs({"pixels": cost_volume(cells(target), cells(profile))})
 """,
-    "MatchExplorer([Pair('twice', image, image, views[1].point, views[1].point)], by_pixels)",
+    "MatchExplorer([Pair('twice', image, image, front.point, front.point)], by_pixels)",
     "HeadExplorer({'ball': [(v.camera, v) for v in views]})",
     "MatchExplorer([Pair('twice', image, image)], by_pixels, plain=True)",
 ]
@@ -150,27 +158,36 @@ def toy(tmp_path):
     return tmp_path / "toy.ipynb"
 
 
-def picture(page, label):
-    "The picture of a widget."
+def widget(page, label):
+    "The widget that shows an image, by its label."
     return page.locator(f'.icp-touch[aria-label^="{label}"]').first
 
 
+MEAN_OF_HALVES = """async img => {
+  for (let k = 0; k < 9; k++) {
+    try { await img.decode(); break; } catch { /* replaced meanwhile: decode the next */ }
+  }
+  const canvas = document.createElement('canvas');
+  const w = canvas.width = img.naturalWidth;
+  const h = canvas.height = img.naturalHeight;
+  const context = canvas.getContext('2d');
+  context.drawImage(img, 0, 0);
+  const mean = x => {
+    const data = context.getImageData(x, 0, w/2, h).data;
+    let sum = 0;
+    for (let i = 0; i < data.length; i += 4) sum += data[i] + data[i+1] + data[i+2];
+    return sum/(data.length/4)/3;
+  };
+  return [mean(0), mean(Math.floor(w/2))];
+}"""
+
+
 def halves(page, label):
-    "Mean brightness of the left and of the right half of a picture as it is on the screen, 0 to 255."
-    return (
-        picture(page, label)
-        .locator("img")
-        .evaluate("""async img => {
-        for (let k = 0; k < 9; k++) { try { await img.decode(); break; } catch { /* replaced meanwhile: decode the next */ } }
-        const c = document.createElement('canvas'), w = c.width = img.naturalWidth, h = c.height = img.naturalHeight, g = c.getContext('2d');
-        g.drawImage(img, 0, 0);
-        const mean = x => { const d = g.getImageData(x, 0, w/2, h).data; let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i] + d[i+1] + d[i+2]; return s/(d.length/4)/3; };
-        return [mean(0), mean(Math.floor(w/2))];
-    }""")
-    )
+    "Mean brightness of the left and of the right half of an image as it is on the screen, 0 to 255."
+    return widget(page, label).locator("img").evaluate(MEAN_OF_HALVES)
 
 
-def until(check, seconds=20, what="the picture to change"):
+def until(check, seconds=20, what="the image to change"):
     "Wait for something to become true."
     for _ in range(int(seconds * 10)):
         if value := check():
@@ -181,8 +198,8 @@ def until(check, seconds=20, what="the picture to change"):
 
 def point(page, label, x, y):
     "Where a place in [-1,1] is on the screen."
-    picture(page, label).scroll_into_view_if_needed()
-    b = picture(page, label).bounding_box()
+    widget(page, label).scroll_into_view_if_needed()
+    b = widget(page, label).bounding_box()
     return b["x"] + (x + 1) / 2 * b["width"], b["y"] + (y + 1) / 2 * b["height"]
 
 
@@ -196,12 +213,29 @@ def drag(page, label, start, end):
 
 def check_light(page):
     "Dragging the light from left to right moves the brightness from left to right."
+
+    def lit_left():
+        left, right = halves(page, "the view")
+        return left > right + 2 and left
+
+    def lit_right():
+        left, right = halves(page, "the view")
+        return right > left + 2 and left < brightness - 2
+
     drag(page, "light", (0, 0), (-0.65, 0))
-    lit_left = until(lambda: (h := halves(page, "the view"))[0] > h[1] + 2 and h, what="light from the left")
+    brightness = until(lit_left, what="light from the left")
     drag(page, "light", (-0.65, 0), (0.65, 0))
-    until(
-        lambda: (h := halves(page, "the view"))[1] > h[0] + 2 and h[0] < lit_left[0] - 2, what="light from the right"
-    )
+    until(lit_right, what="light from the right")
+
+
+def check_colour(page):
+    "A colour may be given by its name, or in three digits."
+    field = page.locator(".widget-colorpicker input[type=text]")
+    for colour in ("red", "#00f", "#ffffff"):
+        before = halves(page, "the view")
+        field.fill(colour)
+        field.dispatch_event("change")
+        until(lambda old=before: halves(page, "the view") != old, what=f"a light in {colour}")
 
 
 def check_match(page, wanted):
@@ -210,25 +244,25 @@ def check_match(page, wanted):
     page.mouse.click(*point(page, "target", 0.3, -0.25))
     until(lambda: halves(page, "profile") != before)
     until(lambda: page.get_by_text(wanted).count(), what=wanted)
-    assert (
-        picture(page, "target").locator("path").count() == 1 and picture(page, "profile").locator("path").count() >= 1
-    )
+    assert widget(page, "target").locator("path").count() == 1
+    assert widget(page, "profile").locator("path").count() >= 1
 
 
 def marks(page, label):
-    return picture(page, label).locator("path").evaluate_all('ps => ps.map(p => p.getAttribute("d"))')
+    return widget(page, label).locator("path").evaluate_all('ps => ps.map(p => p.getAttribute("d"))')
 
 
 def check_toy(page):
     "Everything that the toy notebook offers."
-    picture(page, "light").wait_for(timeout=90_000)
-    picture(page, "target").wait_for()
-    check_match(page, "px from the truth")
+    widget(page, "light").wait_for(timeout=90_000)
+    widget(page, "target").wait_for()
+    check_match(page, "px from the ground truth")
     before = marks(page, "profile")
-    picture(page, "target").focus()
+    widget(page, "target").focus()
     page.keyboard.press("ArrowLeft")
     until(lambda: marks(page, "profile") != before, what="an arrow key to move the point")
     check_light(page)
+    check_colour(page)
     ball = marks(page, "light")
     slider = page.locator(".widget-slider", has_text="yaw").locator(".noUi-handle")
     slider.focus()
@@ -265,7 +299,7 @@ def test_app(tab, tmp_path):
         pytest.skip(f"the app shows what ships, and {' and '.join(missing)} is not here")
     with voila(ROOT / "nbs/apps/explore.ipynb", tmp_path) as url:
         tab.goto(url, timeout=180_000)
-        picture(tab, "light").wait_for(timeout=180_000)
+        widget(tab, "light").wait_for(timeout=180_000)
         check_match(tab, "confidence")
         check_light(tab)
     assert tab.foreign == [] and tab.complaints == []
