@@ -17,11 +17,11 @@ from .touch import Explorer, ExplorerError, PlainTouch, Touch, mark, png
 from ..images import show_images, srgb_to_linear
 from ..world.lightstage import View
 from ..world.relighting import compose, light_from_direction, random_light, relight
-from ..world.rig import RIG, Camera, direction
+from ..world.rig import RIG, Camera, camera_axes, direction
 
 # %% auto #0
-__all__ = ['light_view', 'camera_axes', 'ball_direction', 'ball_position', 'ball_image', 'draw_light', 'linear_colour',
-           'LightExplorer', 'nearest_camera', 'draw_turn', 'CameraSliders', 'HeadExplorer', 'pairs_of', 'heads_of']
+__all__ = ['light_view', 'ball_direction', 'ball_position', 'ball_image', 'draw_light', 'linear_colour', 'LightExplorer',
+           'nearest_camera', 'draw_turn', 'CameraSliders', 'HeadExplorer', 'pairs_of', 'heads_of']
 
 # %% ../../nbs/explore/02_lights.ipynb #3921c616
 def light_view(
@@ -34,16 +34,6 @@ def light_view(
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 # %% ../../nbs/explore/02_lights.ipynb #d2fdbdc2
-def camera_axes(
-    camera: Camera,  # where the image was taken
-) -> np.ndarray:  # [3,3] rows: right, up and towards the camera, in the world
-    "The axes of a camera's image."
-    back = direction(camera.yaw, camera.pitch)
-    yaw = np.deg2rad(camera.yaw)
-    right = np.float32((np.cos(yaw), 0, -np.sin(yaw)))
-    return np.stack([right, np.cross(back, right), back]).astype(np.float32)
-
-
 def ball_direction(
     position: Sequence[float],  # x, y of the highlight on the ball, in [-1,1], y down
     camera: Camera = Camera(),  # that faces the ball
