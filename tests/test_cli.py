@@ -12,19 +12,32 @@ import pytest
 from conftest import LAST, ROOT, command, error_line, here
 from PIL import Image
 
+COMMANDS = ("demo", "run", "sweep", "runs", "compare", "clean", "results", "data", "portrait", "match", "relight")
+DATA_COMMANDS = ("build", "check", "sample", "show")
+HELP = """
+import sys
+from icportrait.cli.main import main
+for line in sys.argv[1:]:
+    assert main([*line.split(), "--help"]) == 0
+print("loaded:", *sorted({"torch", "diffusers", "matplotlib", "numpy", "rich"} & set(sys.modules)))
+"""
+ENDLESS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{ } loop\n%%EOF\n"
+
 
 @pytest.fixture
-def picture(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
 def test_help_is_instant():
-    "No deep-learning library is loaded for it."
-    code = "import sys; from icportrait.cli.main import main; main(['--help']); sys.exit(bool({'torch','diffusers','matplotlib'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    "Every command has its help, and no library that takes time is loaded for it."
+    lines = ["", *COMMANDS, *(f"data {name}" for name in DATA_COMMANDS)]
+    done = subprocess.run([sys.executable, "-c", HELP, *lines], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for name in "demo", "run", "sweep", "runs", "compare", "clean", "results", "data", "portrait", "match", "relight":
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
+    for name in (*COMMANDS, *DATA_COMMANDS):
         assert f"\n  {name} " in done.stdout
 
 
@@ -41,7 +54,12 @@ def test_help_is_instant():
         (["data", "show", "nowhere"], 1, "nowhere"),
         (["data", "build", "x", "--identities", "9-3"], 1, "FIRST-END"),
         (["portrait", "--profile", "none.png", "--light", "none.png", "--out", "c.png"], 1, "none.png: no such file"),
-        (["match", "none.png", "none.png", "--out", "c.xyz"], 1, "unknown image format"),
+        (["match", "none.png", "none.png", "--out", "c.xyz"], 1, "images are not written as '.xyz'"),
+        (["portrait", "--profile", "none.png", "--light", "none.png", "--out", "c.fits"], 1, "not written as '.fits'"),
+        (["data", "sample", "x.psd"], 1, "images are not written as '.psd'"),
+        (["data", "show", "--out", "x.pdf"], 1, "images are not written as '.pdf'"),
+        (["data", "build", "x", "--identities", "500000000", "--estimate"], 1, "identities"),
+        (["match", "none.png", "none.png", "--out", "c.png", "--device", "abacus"], 1, "none.png: no such file"),
     ],
 )
 def test_one_line(tmp_path, monkeypatch, args, status, says):
@@ -54,23 +72,109 @@ def test_one_line(tmp_path, monkeypatch, args, status, says):
     "make,says",
     [
         (lambda p: p.write_text("no image"), "not an image"),
+        (lambda p: p.write_text(ENDLESS), "not an image"),
         (lambda p: Image.new("RGB", (1, 1)).save(p), "too small"),
         (lambda p: Image.new("1", (20000, 20000)).save(p), "too large"),
         (lambda p: p.write_bytes(p.with_name("a.png").read_bytes()[:3000]), "damaged"),
     ],
 )
-def test_bad_pictures(picture, tmp_path, make, says):
+def test_bad_images(image, tmp_path, make, says):
     bad = tmp_path / "bad.png"
     make(bad)
-    assert says in error_line(here("portrait", "--profile", picture, "--light", bad, "--out", tmp_path / "c.png"))
+    assert says in error_line(here("portrait", "--profile", image, "--light", bad, "--out", tmp_path / "c.png"))
     assert not (tmp_path / "c.png").exists()
 
 
-def test_bad_base_and_adapter(picture, tmp_path):
+def test_bad_base_and_adapter(image, tmp_path):
     (tmp_path / "empty").mkdir()
-    error_line(here("match", picture, picture, "--base", tmp_path / "empty", "--out", tmp_path / "c.png"))
-    error_line(here("match", picture, picture, "--matching", tmp_path / "empty", "--out", tmp_path / "c.png"))
+    error_line(here("match", image, image, "--base", tmp_path / "empty", "--out", tmp_path / "c.png"))
+    error_line(here("match", image, image, "--matching", tmp_path / "empty", "--out", tmp_path / "c.png"))
     assert not (tmp_path / "c.png").exists()
+
+
+def test_device_that_is_not_there(image, tmp_path):
+    done = here("match", image, image, "--out", tmp_path / "c.png", "--device", "abacus")
+    assert "no device 'abacus' on this machine" in error_line(done)
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_only_expected_errors_are_one_line(monkeypatch):
+    "A fault of ours keeps its traceback."
+    import icportrait.bench.results as results
+
+    def fault(name):
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr(results, "read_result", fault)
+    with pytest.raises(ValueError, match="shapes differ"):
+        here("results", "demo")
+
+
+def test_out_of_memory(monkeypatch):
+    import icportrait.bench.results as results
+
+    def fault(name):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(results, "read_result", fault)
+    assert "out of memory; try --half" in error_line(here("results", "demo"))
+
+
+TERMINALS = [dict(PYTHONIOENCODING="ascii"), dict(COLUMNS="80"), dict(COLUMNS="30")]
+
+
+@pytest.mark.parametrize("env", TERMINALS, ids=lambda o: "-".join(o.values()))
+def test_results_are_readable_in_any_terminal(env):
+    "No exception, and every name is whole."
+    done = command("results", "base", env=env)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    names = flat_names(json.loads(command("results", "base", "--json").stdout)["figures"])
+    wanted = {word for name in names for word in name.split()}
+    words = set(done.stdout.split())
+    assert wanted and wanted <= words, wanted - words
+
+
+def flat_names(figures, prefix=""):
+    "Dotted names of all figures that a table shows."
+    names = set()
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            names |= flat_names(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float, str)):
+            names.add(prefix + name)
+    return names
+
+
+@pytest.mark.parametrize("env", TERMINALS, ids=lambda o: "-".join(o.values()))
+def test_runs_are_readable_in_any_terminal(experiment, tmp_path, env):
+    "Two runs whose names differ in the last letter stay two, and letters of any language do not stop the table."
+    notebook = experiment(LAST)
+    for name in ("größe-of-a-long-name_learning_rate=0.001", "größe-of-a-long-name_learning_rate=0.002"):
+        folder = tmp_path / "outputs" / name
+        folder.mkdir(parents=True)
+        status = dict(
+            state="failed", experiment=notebook.stem, started="2026-01-01T00:00:00", error="東京 is far away"
+        )
+        (folder / "status.json").write_text(json.dumps(status))
+        (folder / "params.yaml").write_text("steps: 1\n")
+    done = command("runs", tmp_path / "outputs", env=env)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    for end in ("0.001", "0.002"):
+        assert f"e-of-a-long-name_learning_rate={end}" in done.stdout
+
+
+def test_json_in_any_encoding():
+    "What is for machines is JSON wherever it goes."
+    plain = command("results", "base", "--json", env=dict(PYTHONIOENCODING="ascii")).stdout
+    assert json.loads(plain) == json.loads(command("results", "base", "--json").stdout)
+
+
+def test_demo_does_not_delete_the_run_of_another_experiment(experiment, tmp_path):
+    folder = tmp_path / "r"
+    assert here("run", experiment(LAST), "--out", folder).returncode == 0
+    before = (folder / "metrics.json").read_bytes()
+    assert "holds a run of tiny" in error_line(here("demo", "--fast", "--out", folder))
+    assert (folder / "metrics.json").read_bytes() == before
 
 
 def test_run_runs_results(experiment, tmp_path):
@@ -123,9 +227,13 @@ def test_ctrl_c_while_building_data(tmp_path):
         "--workers",
         "1",
     ]
-    hear = lambda: signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # whoever runs the tests in the background has it ignored
+
+    def listen():  # whoever runs the tests in the background has the signal ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def whole_shards():  # not those that are being written
+        return [o for o in (tmp_path / "set").glob("*.parquet") if o.name[0] != "."]
+
     p = subprocess.Popen(
         line,
         stdout=subprocess.PIPE,
@@ -133,12 +241,9 @@ def test_ctrl_c_while_building_data(tmp_path):
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
-        preexec_fn=hear,
+        preexec_fn=listen,
     )
     deadline = time.time() + 240
-    whole_shards = lambda: [
-        o for o in (tmp_path / "set").glob("*.parquet") if o.name[0] != "."
-    ]  # not those that are being written
     while not whole_shards():
         assert p.poll() is None and time.time() < deadline, "no shard was written"
         time.sleep(0.1)

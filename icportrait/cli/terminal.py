@@ -169,8 +169,10 @@ def column_widths(
     width: int,  # of the terminal, characters
 ) -> list[int] | None:  # None: not even the longest words fit
     "How wide each column of a table is, so that it wraps between words only."
-    least = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
-    natural = [max(len(cell) for cell in column) for column in columns]
+    from rich.cells import cell_len  # some characters are two cells wide
+
+    least = [max(cell_len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
+    natural = [max(cell_len(cell) for cell in column) for column in columns]
     room = width - 3 * len(columns) - 1 - sum(least)  # each column has a line and two spaces
     if room < 0:
         return None
