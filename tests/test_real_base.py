@@ -277,7 +277,7 @@ def test_stages(base, tmp_path):
     run = lambda name, **params: play(name, tmp_path / name, base=str(base), **params)
     matching = run("train_matching", steps=2, batch=2, pairs=4, validate_every=2)
     assert (matching["weights"], matching["checkpointing"], matching["precision"]) == ("float32", False, "no")
-    assert matching["steps"] == 2 and 0 <= matching["pck10_after"]["mean"] <= 1
+    assert matching["steps"] == 2 and 0 <= matching["trained"]["pck@0.1"]["mean"] <= 1
     appearance = run(
         "train_appearance",
         matching=str(tmp_path / "train_matching" / "adapter"),
@@ -309,7 +309,7 @@ def test_stages(base, tmp_path):
     )
     assert math.isfinite(judged["autoencoder"]["psnr"]) and judged["unet"]["fid_ratio"] > 1.5, "noise is no face"
     learner = run("fast_learner", at="[0,1]", batch=2, pairs=2)
-    assert set(learner["pck10"]) == {"0", "1"}
+    assert set(learner["pck@0.1"]) == {"0", "1"}
     tried = dict(budget=2, samples=8, sampling_steps=1, batch=2, widths=[32, 64])
     two, noise = (
         play("architecture", tmp_path / f"architecture-{k}", base=str(base), **tried, **more)
