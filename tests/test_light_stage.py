@@ -26,44 +26,40 @@ def measured(tmp_path_factory):
 def test_figures(measured):
     "Every figure is there, and in a range that a wrong one would leave."
     m = json.loads((measured / "run" / "metrics.json").read_text())
-    assert (
-        m["lights"] == 24 and m["identities"] == 2 and m["views"] == 2 * 2 + 39
-    )  # the mannequin is seen from everywhere
-    assert m["set"]["bytes_per_view"] == round(
-        sum(o.stat().st_size for o in (measured / "set").glob("*.parquet")) / 43
-    )
+    assert m["lights"] == 24
+    assert m["identities"] == 2
+    assert m["views"] == 2 * 2 + 39  # the mannequin has a view from every camera
+    shards = (measured / "set").glob("*.parquet")
+    assert m["set"]["bytes_per_view"] == round(sum(o.stat().st_size for o in shards) / 43)
+
+    assert set(m["core_seconds"]) == {"meshes", "scene", "tracing", "ground_truth", "encoding"}
     assert 0 < m["core_seconds_per_view"] == pytest.approx(sum(m["core_seconds"].values()), abs=1e-3)
-    assert (
-        set(m["core_seconds"]) == {"meshes", "scene", "tracing", "truth", "encoding"}
-        and m["megasamples_per_core_second"] > 0
-    )
-    assert (
-        m["linearity_db"] > 18
-        and m["flow_error_px"] < 1
-        and 0.6 < m["visibility_agreement"] <= 1
-        and m["albedo_error"] < 0.1
-    )
-    assert m["cells"] > 300 and len(m["environment_db"]) == 5
-    assert (
-        m["noise_db"]["4"] < m["noise_db"]["8"] < m["noise_db"]["16"]
-        and m["stored_db"]["70"] < m["stored_db"]["90"]
-        and m["stored_bytes"]["70"] < m["stored_bytes"]["90"]
-    )
+    assert m["megasamples_per_core_second"] > 0
+
+    assert m["linearity_db"] > 18
+    assert len(m["environment_db"]) == 5
+    assert m["noise_db"]["4"] < m["noise_db"]["8"] < m["noise_db"]["16"]
+    assert m["stored_db"]["70"] < m["stored_db"]["90"]
+    assert m["stored_bytes"]["70"] < m["stored_bytes"]["90"]
+
+    assert m["cells"] > 300
+    assert m["flow_error_px"] < 1
+    assert 0.6 < m["visibility_agreement"] <= 1
+    assert m["albedo_error"] < 0.1
 
 
 def test_results(measured, tmp_path):
-    "`results light-stage` keeps the run and prints it."
+    "`results light-stage` stores the run and prints it."
     (tmp_path / "data" / "results").mkdir(parents=True)
     (tmp_path / "nbs").symlink_to(ROOT / "nbs")
     shutil.copy(ROOT / "settings.ini", tmp_path)
     env = dict(ICPORTRAIT_HOME=str(tmp_path))
-    error_line(command("results", "light-stage", "--json", env=env))
-    kept = command("results", "light-stage", "--keep", measured / "run", "--picture", "seconds.png", "--json", env=env)
-    assert kept.returncode == 0, kept.stderr
-    result = json.loads(kept.stdout)
+    error_line(command("results", "light-stage", "--json", env=env))  # there is none yet
+    keep = ("--keep", measured / "run", "--picture", "seconds.png")
+    stored = command("results", "light-stage", *keep, "--json", env=env)
+    assert stored.returncode == 0, stored.stderr
+    result = json.loads(stored.stdout)
     assert result["figures"] == json.loads((measured / "run" / "metrics.json").read_text())
-    assert (
-        "icportrait run measure_light_stage" in result["provenance"]["command"]
-        and (tmp_path / "data" / "results" / "light-stage.jpg").exists()
-    )
+    assert "icportrait run measure_light_stage" in result["provenance"]["command"]
+    assert (tmp_path / "data" / "results" / "light-stage.jpg").exists()
     assert json.loads(command("results", "light-stage", "--json", env=env).stdout) == result
