@@ -15,7 +15,8 @@ import pytest
 from conftest import LAST, ROOT
 
 from icportrait.bench.runner import run_notebook
-from icportrait.bench.runs import list_runs, live_output, read_status
+from icportrait.bench.recorder import live_output
+from icportrait.bench.runs import list_runs, read_status
 from icportrait.files import BenchError
 
 WHOLE = {"environment.json", "log.txt", "metrics.json", "notebook.ipynb", "params.yaml", "report.html", "status.json"}
@@ -165,7 +166,7 @@ def test_live_view_outside_a_notebook(capsys):
     with pytest.raises(BenchError, match="needs a notebook"):
         live_output()
     assert capsys.readouterr().out == ""
-    code = "from icportrait.bench.runs import live_output; from icportrait.files import BenchError\ntry: live_output()\nexcept BenchError as e: print(e)"
+    code = "from icportrait.bench.recorder import live_output; from icportrait.files import BenchError\ntry: live_output()\nexcept BenchError as e: print(e)"
     done = subprocess.run(
         [sys.executable, "-m", "IPython", "--quick", "-c", code],
         capture_output=True,

@@ -14,12 +14,16 @@ import psutil
 import pytest
 from conftest import ROOT, command, error_line, here
 
-from icportrait import bench, sweeps
+from icportrait import bench
+from icportrait.bench import identity, recorder, sweeps
 from icportrait.bench.executors import run_sweep
+from icportrait.bench.housekeeping import prune_checkpoints
+from icportrait.bench.machine import process_start_time
+from icportrait.bench.processes import end_orphans
 from icportrait.bench.runner import run_notebook
-from icportrait.bench.runs import list_runs, lock_run, read_metrics, read_status
-from icportrait.bench.sweeps import load_sweep, make_sweep, plan_sweep, run_state
-from icportrait.files import BenchError, RunLocked
+from icportrait.bench.runs import list_runs, lock_run, read_metrics, read_status, run_state
+from icportrait.bench.sweeps import load_sweep, make_sweep, plan_sweep
+from icportrait.files import BenchError, RunLocked, write_json
 
 PARAMETERS = "steps: int = 6  # how many, in [1,1000]\nkind: str = 'a'  # one of 'a', 'b'\npause: float = 0.05  # seconds of a step\nseed: int = 0\nout: str = 'outputs/tiny'"
 # counts up to `steps`, and goes on from where it was; it also notes how often it came to its end
@@ -192,7 +196,7 @@ def test_notebook_dies_with_its_runner(experiment, tmp_path):
     p.wait()
     if sys.platform == "linux":
         until(lambda: not kernels(tmp_path / "outputs"), 5)
-    bench.end_orphans(tmp_path / "outputs")
+    end_orphans(tmp_path / "outputs")
     assert (
         not kernels(tmp_path / "outputs")
         and run_state(plan_sweep(load_sweep(tmp_path / "busy.yaml"), tmp_path / "outputs").runs[0].folder)
@@ -304,11 +308,11 @@ def test_checkpoints_that_training_writes_are_pruned(tmp_path):
             checkpoint_every=2,
             progress=False,
         )
-        bench.write_json(folder / "status.json", dict(state=state))
-        bench.write_json(folder / "metrics.json", dict(total=1))
+        write_json(folder / "status.json", dict(state=state))
+        write_json(folder / "metrics.json", dict(total=1))
         kept[state] = sorted(o.name for o in (folder / "training").iterdir() if not o.name.startswith("step-"))
         assert list((folder / "training").glob("step-*"))
-    assert sweeps.prune_checkpoints(tmp_path / "outputs") > 0
+    assert prune_checkpoints(tmp_path / "outputs") > 0
     assert sorted(o.name for o in (tmp_path / "outputs" / "tiny" / "done" / "training").iterdir()) == kept["done"]
     assert list((tmp_path / "outputs" / "tiny" / "interrupted" / "training").glob("step-*"))
 
@@ -366,7 +370,7 @@ def test_notebook_edited_during_the_sweep(work, tmp_path):
 
 def test_library_edited_during_the_sweep(work, tmp_path, monkeypatch):
     plan = plan_sweep(load_sweep(work), tmp_path / "outputs")
-    monkeypatch.setattr(bench, "_module_digest", lambda *_: "other")
+    monkeypatch.setattr(identity, "_code_digest", lambda *_: "other")
     with pytest.raises(BenchError, match="has changed"):
         sweeps.run_one(plan, plan.runs[0])
 
@@ -408,7 +412,7 @@ def test_damaged_files(work, tmp_path, damage):
     )[damage]
     (run.folder / name).write_text('{"half')
     if damage in ("checkpoint", "params", "notebook"):
-        bench.write_json(run.folder / "status.json", read_status(run.folder) | dict(state="running", pid=2**22 + 1))
+        write_json(run.folder / "status.json", read_status(run.folder) | dict(state="running", pid=2**22 + 1))
     assert run_state(run.folder) == "interrupted"
     ends = run_sweep(one, root)
     assert [s for s, _ in ends.values()] == ["done"], ends
@@ -420,7 +424,7 @@ def test_clock_jumps(experiment, tmp_path, monkeypatch):
     real, clock = time.time, iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: real() + 7200)
     monkeypatch.setattr(
-        bench, "_now", lambda: f"20{30 - next(clock) % 20}-01-01T00:00:00+00:00"
+        recorder, "now", lambda: f"20{30 - next(clock) % 20}-01-01T00:00:00+00:00"
     )  # it goes back, years at a time
     seen = []
 
@@ -434,10 +438,10 @@ def test_clock_jumps(experiment, tmp_path, monkeypatch):
         read_status(folder),
         state="running",
         pid=os.getpid(),
-        process_start_time=bench.process_start_time(os.getpid()),
+        process_start_time=process_start_time(os.getpid()),
         updated="2001-01-01T00:00:00+00:00",
     )
-    bench.write_json(folder / "status.json", jumped)
+    write_json(folder / "status.json", jumped)
     assert read_status(folder)["state"] == "running"
 
 
@@ -545,7 +549,7 @@ def test_compare(work, tmp_path):
 def test_mlflow(work, tmp_path):
     "The real one, where it is installed; a stand-in is in the notebook."
     mlflow = pytest.importorskip("mlflow")
-    from icportrait.bench.compare import log_to_mlflow
+    from icportrait.bench.exports import log_to_mlflow
     from icportrait.bench.tables import load_runs
 
     one, uri = make_sweep(experiment=str(tmp_path / "work.ipynb")), f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -578,7 +582,7 @@ def test_keep_a_comparison(work, tmp_path):
     (tmp_path / "work.ipynb").write_text(experiment)
     run_sweep(work, tmp_path / "outputs")
     page = compare_runs(work, tmp_path / "outputs", figures="total")
-    kept = bench.keep_result("work", page, tmp_path / "results", picture="curve-total.png")
+    kept = bench.keep_result("work", page, tmp_path / "results", image="curve-total.png")
     assert 1000 < kept.with_suffix(".jpg").stat().st_size < 100_000
     result = bench.read_result("work", tmp_path / "results")
     made = result["provenance"]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_ROWS', 'ADDRESS_HELP', 'WORKERS_HELP', 'SCHEMA_HELP', 'WHAT_HELP', 'FIGURES_HELP', 'BY_HELP', 'MLFLOW_HELP',
-           'SweepProgress', 'duration', 'varying', 'sweep', 'interval_text', 'compare', 'clean_up']
+           'SweepProgress', 'duration', 'varying', 'sweep', 'compare', 'clean_up']
 
 # %% ../../nbs/cli/02_sweeps.ipynb #cdb45d57
 import sys
@@ -175,22 +175,6 @@ def sweep(
     _print_ends(ends, as_json)
 
 # %% ../../nbs/cli/02_sweeps.ipynb #e0682657
-def interval_text(
-    value,  # of a table of `summarise`: a mean with its interval, a number, a text or None
-) -> str:
-    "A mean with its interval, or a value."
-    from icportrait.bench.runs import readable
-
-    if value is None:
-        return ""
-    if not isinstance(value, dict):
-        return readable(value)
-    low, high = value.get("low"), value.get("high")
-    if low is None or high is None or low == high:
-        return readable(value["mean"])
-    return f"{readable(value['mean'])} [{readable(low)}, {readable(high)}]"
-
-
 WHAT_HELP = "A sweep file, the name of a shipped one, or a folder of runs."
 FIGURES_HELP = "Which ones, with commas between them; the first comes first."
 BY_HELP = "What is compared: parameters, with commas between them, or 'condition'; by default what differs."
@@ -210,8 +194,9 @@ def compare(
     as_json: Json = False,
 ):
     "Compare runs: a table here, and a page with curves, parallel coordinates and images."
-    from icportrait.bench.compare import compare_runs, export_runs, log_to_mlflow
-    from icportrait.bench.tables import load_runs, select, summarise
+    from icportrait.bench.compare import compare_runs
+    from icportrait.bench.exports import export_runs, log_to_mlflow
+    from icportrait.bench.tables import interval_text, load_runs, select, summarise
 
     rows = select(load_runs(what, root), where or [])
     if not rows:
@@ -236,7 +221,7 @@ def clean_up(
     failed: Annotated[bool, typer.Option("--failed", help="Also the runs that have failed.")] = False,
 ):
     "End processes that killed runs have left, and delete their temporary files."
-    from icportrait.bench.sweeps import clean
+    from icportrait.bench.housekeeping import clean
 
     done = clean(root, checkpoints, failed)
     counts = f"{done['processes']} processes, {done['temporary']} temporary files, {done['runs']} failed runs"
