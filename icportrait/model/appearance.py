@@ -5,11 +5,11 @@
 # %% ../../nbs/model/09_appearance.ipynb #f6ccd388
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .control import ControlUNet
@@ -18,6 +18,7 @@ from .diffusion import add_noise, denoising_loss, denoising_target, encode
 from .injection import ConditionInjector, stitched_prediction
 from icportrait.model.stitching import (
     ReferenceFeatures,
+    SkipConnection,
     concat_decoder_features,
     concat_reference_features,
     decoder_blocks,
@@ -31,17 +32,17 @@ from icportrait.model.stitching import (
 __all__ = ['warp_profile', 'warp_image', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'AppearanceBatch',
            'appearance_loss']
 
-# %% ../../nbs/model/09_appearance.ipynb #33b05522
+# %% ../../nbs/model/09_appearance.ipynb #3e23d06b
 def warp_profile(
     image: Tensor,  # [B,3,H,W] the profile, in [0,1]
     flow: Tensor | list[Tensor],  # [B,2,*,*] target grid, in [-1,1]; of several the finest counts
     confidence: Tensor | list[Tensor] | None = None,  # [B,1,*,*] in [0,1]; None: 1
 ) -> Tensor:  # [B,3,H,W] on the target's grid, fp32
     "The profile, warped pixel by pixel; an unsure cell moves along with those around it."
-    size = (image.shape[-2], image.shape[-1])
+    size = image.shape[-2:]
     flow = nearest_level(flow, size).float()
     if confidence is not None:
-        grid = (flow.shape[-2], flow.shape[-1])
+        grid = flow.shape[-2:]
         sure = resize_map(nearest_level(confidence, size), grid).float().clamp(0, 1)
         start = identity_flow(len(flow), grid, flow.device)
         flow = start + pull_push(flow - start, sure, empty=0.0)
@@ -57,7 +58,7 @@ def warp_image(
     "The latents of the warped profile."
     return encode(vae, warp_profile(image, flow, confidence))
 
-# %% ../../nbs/model/09_appearance.ipynb #2b8ec075
+# %% ../../nbs/model/09_appearance.ipynb #1b6b778e
 def appearance_extra(
     z_profile: Tensor,  # [B,C,h,w] latents of the profile
     visible_pixels: Tensor,  # [B,1,*,*] mask with 1 = visible, or shares
@@ -66,7 +67,7 @@ def appearance_extra(
     z_warped: Tensor | None = None,  # [B,C,h,w] of `warp_image`; None: the latents themselves are warped
 ) -> Tensor:  # [B,1+C,h,2w]
     "Visible share and warped profile on the target's side; -1 and 0 on the source's side."
-    size = (z_profile.shape[-2], z_profile.shape[-1])
+    size = z_profile.shape[-2:]
     if flow is None:
         warped = torch.zeros_like(z_profile)
     elif z_warped is None:
@@ -81,13 +82,19 @@ def appearance_extra(
     source[:, 0] = -1
     return torch.cat([source, target], -1)
 
+
+def _check_choice(name: str, value: str, *allowed: str) -> None:
+    "Refuse a setting that is none of two."
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+
 # %% ../../nbs/model/09_appearance.ipynb #20e58196
 class AppearanceNet(ControlUNet):
     "The control net that gives identity and light, with the injector that takes them to the base model."
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,  # the base model's UNet
+        unet: Any,  # the base model's UNet
         rank: int = 32,  # LoRA rank
         aligned: bool = True,  # add the aligned features to the skip connections
         reference: bool = True,  # offer the unaligned features to self-attention
@@ -96,15 +103,13 @@ class AppearanceNet(ControlUNet):
         x0_residual: bool = True,  # move the predicted image by a projection of the finest aligned features
         **kwargs,  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
     ):
-        if upto not in ("all", "mid"):
-            raise ValueError(f"upto must be 'all' or 'mid', not {upto!r}")
-        if warped not in ("image", "latents"):
-            raise ValueError(f"warped must be 'image' or 'latents', not {warped!r}")
-        kwargs |= dict(upto=upto, extra_channels=1 + unet.config.in_channels)
-        super().__init__(unet, rank, **kwargs)
+        _check_choice("upto", upto, "all", "mid")
+        _check_choice("warped", warped, "image", "latents")
+        super().__init__(unet, rank, **kwargs | dict(upto=upto, extra_channels=1 + unet.config.in_channels))
         self.config |= dict(aligned=aligned, reference=reference, warped=warped, x0_residual=x0_residual)
         self.warped = warped
-        self.blocks = decoder_blocks(unet) if upto == "all" else [None] * len(skip_connections(unet))
+        skips = skip_connections(unet)
+        self.blocks: Sequence[SkipConnection | None] = decoder_blocks(unet) if upto == "all" else [None] * len(skips)
         self.injector = ConditionInjector(unet, aligned, reference, kwargs.get("seed", 0), self.blocks, x0_residual)
 
     def f_ref(

@@ -23,9 +23,9 @@ from .prompts import PromptEncoder, PromptTokenizer
 
 # %% auto #0
 __all__ = ['NETS', 'PROMPT_PARTS', 'LAYOUT', 'write_pipeline', 'PipelineNotFoundError', 'settle', 'check_pipeline_folder',
-           'read_prompt_parts', 'read_nets', 'PortraitComponents']
+           'read_prompt_parts', 'add_own_parts', 'PipelineParts', 'PortraitComponents']
 
-# %% ../../nbs/model/11_components.ipynb #f5c6308f
+# %% ../../nbs/model/11_components.ipynb #39945354
 NETS = dict(matching_net=MatchingNet, appearance=AppearanceNet)  # the pipeline's adapters, by folder
 PROMPT_PARTS = dict(tokenizer=PromptTokenizer, text_encoder=PromptEncoder)  # what diffusers cannot save by itself
 LAYOUT = ("model_index.json", "vae", "unet", "scheduler", *PROMPT_PARTS, *NETS)  # all that a folder may hold
@@ -56,7 +56,8 @@ def write_pipeline(
     try:
         with atomic_folder(folder) as temp:
             pipe.register_modules(**dict.fromkeys([*nets, *prompts]))
-            DiffusionPipeline.save_pretrained(pipe, temp, **kwargs | dict(safe_serialization=True))
+            options: dict[str, Any] = {**kwargs, "safe_serialization": True}
+            DiffusionPipeline.save_pretrained(pipe, temp, **options)
             for name, net in nets.items():
                 if net is not None:
                     net.save(temp / name)
@@ -67,7 +68,7 @@ def write_pipeline(
     finally:
         pipe.register_modules(**nets, **prompts)
 
-# %% ../../nbs/model/11_components.ipynb #e26368c8
+# %% ../../nbs/model/11_components.ipynb #2b2cdf5a
 class PipelineNotFoundError(PipelineError, FileNotFoundError):
     "There is no pipeline where one was looked for."
 
@@ -95,39 +96,40 @@ def check_pipeline_folder(
         raise PipelineNotFoundError(f"No pipeline in {folder}: model_index.json is missing")
     return folder
 
-
+# %% ../../nbs/model/11_components.ipynb #47c355db
 def read_prompt_parts(
     folder: Path,  # a pipeline's
     dtype: torch.dtype,  # of the text encoder's weights
+    given: dict,  # parts that are not read, by name
 ) -> dict[str, Any]:  # part by name; empty where diffusers can load them
     "Our own tokenizer and text encoder, where the folder holds them."
     if not (folder / "tokenizer" / "attributes.json").is_file():
         return {}
-    return {name: kind.from_pretrained(folder / name, dtype=dtype) for name, kind in PROMPT_PARTS.items()}
+    wanted = {name: kind for name, kind in PROMPT_PARTS.items() if name not in given}
+    return {name: kind.from_pretrained(folder / name, dtype=dtype) for name, kind in wanted.items()}
 
 
-def read_nets(
-    folder: Path,  # a pipeline's
-    unet: Any,  # the base model's UNet
-    given: dict,  # control nets that are not read, by name
-) -> dict[str, Any]:  # control net by name, the given ones among them
-    "The control nets whose adapters the folder holds."
-    there = {name: kind for name, kind in NETS.items() if name not in given and (folder / name).is_dir()}
-    return given | {name: kind.from_folder(unet, folder / name) for name, kind in there.items()}
+def add_own_parts(
+    pipe: Any,  # a pipeline as diffusers loaded it
+    folder: Path,  # where from
+    given: dict,  # parts that are not read, by name
+) -> Any:  # the pipeline itself
+    "Add prompt parts and control nets to a pipeline, and freeze it."
+    pipe.register_modules(**read_prompt_parts(folder, pipe.unet.dtype, given))
+    settle(pipe.vae, pipe.unet, pipe.text_encoder)
+    for name, kind in NETS.items():
+        if name in given:
+            pipe.register_modules(**{name: given[name]})
+        elif (folder / name).is_dir():
+            pipe.register_modules(**{name: kind.from_folder(pipe.unet, folder / name)})
+    return pipe.share_weights()
 
-# %% ../../nbs/model/11_components.ipynb #fc8f6c29
-class PortraitComponents(DiffusionPipeline):
-    "The parts of a base model and the two control nets: one memory, one folder."
+# %% ../../nbs/model/11_components.ipynb #5a129cb4
+class PipelineParts(DiffusionPipeline):
+    "The parts of a base model and two control nets that share its UNet's memory."
 
     model_cpu_offload_seq = "text_encoder->vae->unet"
     _optional_components = ["text_encoder", "tokenizer", "matching_net", "appearance"]
-    vae: Any
-    unet: Any
-    scheduler: Any
-    matching_net: Any
-    appearance: Any
-    text_encoder: Any
-    tokenizer: Any
 
     def __init__(
         self,
@@ -164,6 +166,10 @@ class PortraitComponents(DiffusionPipeline):
         super().to(*args, **kwargs)
         return self.share_weights()
 
+# %% ../../nbs/model/11_components.ipynb #a38979ff
+class PortraitComponents(PipelineParts):
+    "What the parts of a portrait pipeline do by themselves."
+
     @property
     def base(self) -> DiffusionModel:
         "The base model inside."
@@ -177,21 +183,16 @@ class PortraitComponents(DiffusionPipeline):
     def encode_images(self, images: Tensor) -> Tensor:  # [B,3,H,W] in [0,1] -> [B,C,h,w]
         "The latents of images."
         latents = encode(self.vae, images.to(self.unet.device)).to(self.unet.dtype)
-        ensure_finite("The autoencoder's encoder", latents)
-        return latents
+        return ensure_finite("The autoencoder's encoder", latents)
 
     def decode_latents(self, latents: Tensor) -> Tensor:  # [B,C,h,w] -> [B,3,H,W] in [0,1]
         "The images of latents."
-        images = decode(self.vae, latents).float()
-        ensure_finite("The autoencoder's decoder", images)
-        return images
+        return ensure_finite("The autoencoder's decoder", decode(self.vae, latents).float())
 
     def encode_prompt(self, batch: int, prompt="", negative_prompt=None) -> Tensor:  # [B,S,D], or [2B,S,D]
         "Text states for the UNet; with a negative prompt, even an empty one, those of guidance: negative, positive."
-        text = self.base.encode_prompt(batch, prompt)
-        if negative_prompt is None:
-            return text
-        return torch.cat([self.base.encode_prompt(batch, negative_prompt), text])
+        prompts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
+        return torch.cat([self.base.encode_prompt(batch, p) for p in prompts])
 
     def prepare_latents(self, batch: int, generator=None) -> Tensor:  # [B,C,h,w]
         "The noise that denoising begins with; of a list of generators, each draws one image's."
@@ -209,8 +210,4 @@ class PortraitComponents(DiffusionPipeline):
         folder = check_pipeline_folder(folder)
         given = {name: kwargs.pop(name) for name in NETS if name in kwargs}
         pipe: Any = super().from_pretrained(folder, **{"use_safetensors": True, **kwargs})
-        text = read_prompt_parts(folder, pipe.unet.dtype)
-        pipe.register_modules(**{name: part for name, part in text.items() if name not in kwargs})
-        settle(pipe.vae, pipe.unet, pipe.text_encoder)
-        pipe.register_modules(**read_nets(folder, pipe.unet, given))
-        return pipe.share_weights()
+        return add_own_parts(pipe, folder, {**kwargs, **given})

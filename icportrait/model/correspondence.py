@@ -5,6 +5,8 @@
 # %% ../../nbs/model/05_correspondence.ipynb #0d690766
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,9 +35,9 @@ def cost_volume(
 # %% ../../nbs/model/05_correspondence.ipynb #8760649b
 def identity_flow(
     batch: int,  # samples
-    size: int | tuple[int, int],  # h, or (h, w)
-    device="cpu",  # where
-    dtype=torch.float32,  # of the flow
+    size: int | Sequence[int],  # h, or (h, w)
+    device: str | torch.device = "cpu",  # where
+    dtype: torch.dtype = torch.float32,  # of the flow
 ) -> Tensor:  # [B,2,h,w] in (-1,1)
     "The flow that maps every cell to itself."
     h, w = _two(size)
@@ -44,7 +46,7 @@ def identity_flow(
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].repeat(batch, 1, 1, 1)
 
 
-def _two(size: int | tuple[int, int]) -> tuple[int, int]:
+def _two(size: int | Sequence[int]) -> tuple[int, int]:
     "A side, or two, as (h, w)."
     if isinstance(size, int):
         return size, size
@@ -64,20 +66,20 @@ def warp(
 # %% ../../nbs/model/05_correspondence.ipynb #80a7e606
 def resize_flow(
     flow: Tensor,  # [B,2,h,w] target grid, in [-1,1]
-    size: int | tuple[int, int],  # new h, or (h, w)
+    size: int | Sequence[int],  # new h, or (h, w)
 ) -> Tensor:  # [B,2,*size]
     "The same flow on a finer or coarser grid."
     size = _two(size)
     if flow.shape[-2:] == size:
         return flow
-    before = identity_flow(1, tuple(flow.shape[-2:]), flow.device, flow.dtype)
+    before = identity_flow(1, flow.shape[-2:], flow.device, flow.dtype)
     after = identity_flow(1, size, flow.device, flow.dtype)
     return F.interpolate(flow - before, size=size, mode="bilinear", align_corners=False, antialias=True) + after
 
 
 def resize_map(
     x: Tensor,  # [B,C,h,w] confidence, visibility, ...
-    size: int | tuple[int, int],  # new h, or (h, w)
+    size: int | Sequence[int],  # new h, or (h, w)
 ) -> Tensor:  # [B,C,*size]
     "A map on a finer (bilinear) or coarser (mean) grid."
     size = _two(size)
@@ -86,7 +88,7 @@ def resize_map(
     return F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
 
 # %% ../../nbs/model/05_correspondence.ipynb #a3da7829
-def _window(index: Tensor, size: tuple[int, int], radius: int) -> tuple[Tensor, Tensor]:
+def _window(index: Tensor, size: Sequence[int], radius: int) -> tuple[Tensor, Tensor]:
     "Indices [..,(2r+1)^2] of the cells around a flat index, and whether they exist."
     d = torch.arange(-radius, radius + 1, device=index.device)
     y = (index // size[1])[..., None, None] + d[:, None]
@@ -102,7 +104,7 @@ def local_soft_argmax(
     temperature: float = 0.05,  # of the softmax; the one that training used
 ) -> tuple[Tensor, Tensor]:  # flow [B,2,h,w] in [-1,1], sharpness [B,1,h,w] in [0,1]
     "The position of each target cell's best match, finer than a cell, and the share of the softmax that lies there."
-    size = tuple(cost.shape[-2:])
+    size = cost.shape[-2:]
     logits = cost.float().flatten(3) / temperature
     index, inside = _window(logits.argmax(-1), size, radius)
     near = logits.gather(-1, index).masked_fill(~inside, -torch.inf)
@@ -118,7 +120,7 @@ def cycle_error(
 ) -> Tensor:  # [B,1,h,w] distance in units of [-1,1]
     "How far from its start a target cell ends up after the way there and back."
     back = warp(flow_st, flow_ts)
-    start = identity_flow(1, tuple(flow_ts.shape[-2:]), back.device, back.dtype)
+    start = identity_flow(1, flow_ts.shape[-2:], back.device, back.dtype)
     return (back - start).norm(dim=1, keepdim=True)
 
 
@@ -138,14 +140,14 @@ def flow_from_cost(
 def resize_ground_truth(
     flow: Tensor,  # [B,2,h,w] ground truth flow, in [-1,1]; anything where nothing is visible
     visible: Tensor,  # [B,1,h,w] bool or share
-    size: int | tuple[int, int],  # new h, or (h, w)
+    size: int | Sequence[int],  # new h, or (h, w)
 ) -> tuple[Tensor, Tensor]:  # flow [B,2,*size], visible [B,1,*size] float, 0 or 1
     "Ground truth flow on another grid: the mean over each cell's visible part."
     size = _two(size)
     share = visible.float()
     flow = torch.where(share > 0, flow.float(), 0.0)
     if flow.shape[-2:] != size:
-        before = identity_flow(1, tuple(flow.shape[-2:]), flow.device)
+        before = identity_flow(1, flow.shape[-2:], flow.device)
         after = identity_flow(1, size, flow.device)
         moved = F.adaptive_avg_pool2d((flow - before) * share, size)
         share = F.adaptive_avg_pool2d(share, size)
@@ -155,7 +157,7 @@ def resize_ground_truth(
 # %% ../../nbs/model/05_correspondence.ipynb #a2a444fe
 def bilinear_targets(
     flow: Tensor,  # [B,2,h,w] in [-1,1]
-    size: tuple[int, int],  # (H, W) of the source grid
+    size: Sequence[int],  # (H, W) of the source grid
 ) -> tuple[Tensor, Tensor]:  # flat indices [B,hw,4], weights [B,hw,4] that sum to 1
     "The four source cells around each position of the flow, and their bilinear weights."
     H, W = size
@@ -186,10 +188,10 @@ def correspondence_loss(
     symmetric: float = 0.5,  # weight of the source -> target term; 0: none
 ) -> Tensor:  # scalar
     "Cross-entropy of each visible target cell's row of the cost volume against its ground truth position."
-    flow, visible = resize_ground_truth(flow, visible, tuple(cost.shape[1:3]))
+    flow, visible = resize_ground_truth(flow, visible, cost.shape[1:3])
     visible = visible.flatten(1)
     logits = cost.float().flatten(3).flatten(1, 2) / temperature
-    index, weight = bilinear_targets(flow, tuple(cost.shape[-2:]))
+    index, weight = bilinear_targets(flow, cost.shape[-2:])
     rows = -(logits.log_softmax(2).gather(2, index) * weight).sum(-1)
     loss = (rows * visible).sum() / visible.sum().clamp_min(1)
     if not symmetric:
@@ -202,8 +204,8 @@ def correspondence_loss(
 # %% ../../nbs/model/05_correspondence.ipynb #ac88fd89
 def resize_cost(
     cost: Tensor,  # [B,h,w,H,W]
-    target: tuple[int, int],  # new (h, w)
-    source: tuple[int, int],  # new (H, W)
+    target: Sequence[int],  # new (h, w)
+    source: Sequence[int],  # new (H, W)
 ) -> Tensor:  # [B,*target,*source]
     "A cost volume on other grids, bilinearly on both sides."
     b, h, w, H, W = cost.shape
@@ -223,13 +225,13 @@ def join_coarse(
     out, last = {}, None
     for name, cost in costs.items():
         if last is not None:
-            enlarged = resize_cost(last, tuple(cost.shape[1:3]), tuple(cost.shape[3:]))
+            enlarged = resize_cost(last, cost.shape[1:3], cost.shape[3:])
             cost = (cost + weight * enlarged) / (1 + weight)
         out[name] = last = cost
     return out
 
 # %% ../../nbs/model/05_correspondence.ipynb #c8241fbb
-def _overlap(shape: torch.Size, shift: tuple[int, ...]) -> tuple[slice, ...]:
+def _overlap(shape: Sequence[int], shift: tuple[int, ...]) -> tuple[slice, ...]:
     "The part of every axis that stays inside when it is shifted."
     return tuple(slice(max(0, -d), n - max(0, d)) for n, d in zip(shape, shift))
 
@@ -262,7 +264,7 @@ def neighbourhood_consensus(
 # %% ../../nbs/model/05_correspondence.ipynb #24cd2d4f
 def _distances(flow: Tensor, ground_truth: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     "Distances [B,H,W] as a share of the image's side, and weights [B,H,W]: 1 where they count."
-    flow = resize_flow(flow.float(), tuple(ground_truth.shape[-2:]))
+    flow = resize_flow(flow.float(), ground_truth.shape[-2:])
     counts = (visible[:, 0] > 0) & torch.isfinite(ground_truth).all(1)
     gap = torch.where(counts[:, None], flow - ground_truth.float(), 0.0)
     return gap.norm(dim=1) / 2, counts.float()

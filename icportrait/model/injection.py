@@ -5,23 +5,22 @@
 # %% ../../nbs/model/08_injection.ipynb #b7c906a4
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from .diffusion import signal_and_noise
 from .stitching import ReferenceFeatures, SkipConnection, skip_connections
 
 # %% auto #0
-__all__ = ['Conditioning', 'double_for_guidance', 'ReferenceAttention', 'self_attentions', 'ReferenceKeys', 'Projection',
-           'TimeGate', 'x0_residual_weight', 'ConditionInjector', 'conditioning_of', 'additional_residuals',
-           'add_x0_residual', 'reference_attention', 'stitched_prediction']
+__all__ = ['Conditioning', 'double_for_guidance', 'ReferenceAttention', 'self_attentions', 'last_of_stride', 'ReferenceKeys',
+           'Projection', 'TimeGate', 'x0_residual_weight', 'ConditionInjector', 'conditioning_of',
+           'additional_residuals', 'add_x0_residual', 'reference_attention', 'stitched_prediction']
 
 # %% ../../nbs/model/08_injection.ipynb #10373ceb
 @dataclass
@@ -72,10 +71,10 @@ class ReferenceAttention:
     def __call__(self, attn, hidden_states, *args, **kwargs):
         out = self.inner(attn, hidden_states, *args, **kwargs)
         query = attn.to_q(hidden_states)
-        heads = [
+        q, k, v = [
             x.to(query.dtype).unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (query, self.key, self.value)
         ]
-        ref = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        ref = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         ref = F.linear(ref, attn.to_out[0].weight) / attn.rescale_output_factor
         if self.keep is not None:
             ref = ref * self.keep.to(ref)[:, None, None]
@@ -83,7 +82,7 @@ class ReferenceAttention:
 
 # %% ../../nbs/model/08_injection.ipynb #8eea0753
 def self_attentions(
-    unet: UNet2DConditionModel,  # the base model's UNet
+    unet: Any,  # the base model's UNet
 ) -> dict[str, int]:  # name of the module -> stride in latent cells
     "The self-attention layers of the mid and up blocks."
     coarsest = 2 ** (len(unet.down_blocks) - 1)
@@ -96,6 +95,14 @@ def self_attentions(
         if block and name.endswith(".attn1"):
             layers[name] = strides[block]
     return layers
+
+
+def last_of_stride(
+    skips: list[SkipConnection],  # of the base model
+    stride: int,  # latent cells per feature cell
+) -> int:  # index into them
+    "The last skip connection whose stride is the closest."
+    return min(range(len(skips)), key=lambda i: (abs(skips[i].stride - stride), -i))
 
 # %% ../../nbs/model/08_injection.ipynb #3f1b6e36
 class ReferenceKeys(nn.Module):
@@ -183,20 +190,20 @@ class ConditionInjector(nn.Module):
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,  # the base model's UNet
+        unet: Any,  # the base model's UNet
         aligned: bool = True,  # add the aligned features to the skip connections
         reference: bool = True,  # offer the unaligned features to self-attention
         seed: int = 0,  # of those keys that cannot start as the base model's own
-        blocks: list[SkipConnection | None] | None = None,  # of `decoder_blocks`, if F_ref's levels hold them too
+        blocks: Sequence[SkipConnection | None] | None = None,  # of `decoder_blocks`, if F_ref's levels hold them too
         x0_residual: bool = True,  # move the predicted image by a projection of the finest aligned features
     ):
         super().__init__()
         skips = skip_connections(unet)
-        blocks = blocks or [None] * len(skips)
-        channels = [skip.channels + (block.channels if block else 0) for skip, block in zip(skips, blocks)]
+        up: Sequence[SkipConnection | None] = blocks or [None] * len(skips)
+        channels = [skip.channels + (block.channels if block else 0) for skip, block in zip(skips, up)]
         attentions = self_attentions(unet) if reference else {}
         self.layers = list(attentions)
-        self.level = [_last_of_stride(skips, stride) for stride in attentions.values()]
+        self.level = [last_of_stride(skips, stride) for stride in attentions.values()]
         self.aligned = self.x0_residual = None
         emb: int = unet.time_embedding.linear_2.out_features
         with torch.random.fork_rng(devices=[]):
@@ -207,7 +214,7 @@ class ConditionInjector(nn.Module):
             if x0_residual:
                 self.x0_residual = Projection(channels[0], unet.config.out_channels, skips[0].channels)
                 self.x0_residual_gate = TimeGate(emb, [unet.config.out_channels])
-            read = [(blocks[i] or skips[i]).channels for i in self.level]
+            read = [(up[i] or skips[i]).channels for i in self.level]
             self.reference = nn.ModuleList(
                 ReferenceKeys(c, unet.get_submodule(name)) for c, name in zip(read, self.layers)
             )
@@ -218,11 +225,6 @@ class ConditionInjector(nn.Module):
     ) -> Conditioning:
         "Residuals, keys and values, and x0 residual for the base model."
         return conditioning_of(self, f_ref)
-
-
-def _last_of_stride(skips: list[SkipConnection], stride: int) -> int:
-    "The index of the last skip connection whose stride is closest to one."
-    return min(range(len(skips)), key=lambda i: (abs(skips[i].stride - stride), -i))
 
 # %% ../../nbs/model/08_injection.ipynb #47b30487
 def conditioning_of(
@@ -242,12 +244,13 @@ def conditioning_of(
         conditioning.down = tuple(down)
     if injector.x0_residual is not None:
         conditioning.x0_residual = project(injector.x0_residual, aligned[0])
-    for keys, i in zip(injector.reference, injector.level):
+    references: Any = injector.reference
+    for keys, i in zip(references, injector.level):
         channels = len(keys.norm.weight)  # the last ones: the decoder block's, where there is one
         conditioning.references.append(keys(unaligned[i][:, -channels:]))
     return conditioning
 
-# %% ../../nbs/model/08_injection.ipynb #dcd1aec6
+# %% ../../nbs/model/08_injection.ipynb #c4ad60c4
 def additional_residuals(
     injector: ConditionInjector,  # its gate
     conditioning: Conditioning,  # what the injector returned
@@ -279,7 +282,7 @@ def add_x0_residual(
 @contextmanager
 def reference_attention(
     injector: ConditionInjector,  # names the layers
-    unet: UNet2DConditionModel,  # the base model's UNet
+    unet: Any,  # the base model's UNet
     conditioning: Conditioning,  # what the injector returned
 ) -> Iterator[None]:
     "Within the context the base model's self-attention also attends to the reference; afterwards all is as before."

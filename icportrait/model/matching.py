@@ -5,10 +5,11 @@
 # %% ../../nbs/model/06_matching.ipynb #7507bb70
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .control import ControlUNet
@@ -48,7 +49,7 @@ class Matches:
 
     def dense(
         self,
-        size: int | tuple[int, int],  # image height, or (height, width)
+        size: int | Sequence[int],  # image height, or (height, width)
     ) -> tuple[Tensor, Tensor]:  # flow [B,2,H,W], confidence [B,1,H,W]
         "The finest flow and its confidence at image resolution."
         return resize_flow(self.flow, size), resize_map(self.confidence, size)
@@ -71,7 +72,7 @@ class MatchingNet(ControlUNet):
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,  # the base model's UNet
+        unet: Any,  # the base model's UNet
         rank: int = 16,  # LoRA rank
         upto: str | None = None,  # last block used; None: the last but one up block
         temperature: float = 0.05,  # of the softmax over source cells, in training and after
@@ -106,7 +107,7 @@ class MatchingNet(ControlUNet):
 
 
 def last_but_one(
-    unet: UNet2DConditionModel,  # the base model's UNet
+    unet: Any,  # the base model's UNet
 ) -> str:  # 'up1' of three up blocks
     "The name of the last up block but one."
     return f"up{len(unet.up_blocks) - 2}"
@@ -145,13 +146,13 @@ def matching_loss(
 # %% ../../nbs/model/06_matching.ipynb #94b3a10d
 @torch.no_grad()
 def dift_match(
-    unet: UNet2DConditionModel,  # the base model's UNet, without LoRA
+    unet: Any,  # the base model's UNet, without LoRA
     source_latents: Tensor,  # [B,C,h,w] of the profile
     target_latents: Tensor,  # [B,C,h,w] of the (masked) lighting image
     encoder_hidden_states: Tensor,  # [B,S,D] text states
     together: bool = False,  # side by side in one pass, or each in a pass of its own
     timestep: int = 50,  # noise level of the UNet's time embedding
-    scheduler=None,  # with one, noise of that level is really added
+    scheduler: Any = None,  # with one, noise of that level is really added
     upto: str | None = None,  # last block used; None: the last but one up block
     generator: torch.Generator | None = None,  # of the noise
     consensus_radius: int = 1,  # radius of the neighbourhood consensus, as in the Matching Net
@@ -170,13 +171,12 @@ def dift_match(
         costs[name] = cost_volume(target, source)
     return matches_from_costs(neighbourhood_consensus(costs, consensus_radius))
 
-# %% ../../nbs/model/06_matching.ipynb #781a39cc
+# %% ../../nbs/model/06_matching.ipynb #a3d15928
 def identity_match(
     source_latents: Tensor,  # [B,C,h,w] of the profile; not read
     target_latents: Tensor,  # [B,C,h,w] of the lighting image; only its shape is read
     encoder_hidden_states: Tensor | None = None,  # [B,S,D] text states; not read
 ) -> Matches:  # one level, 'identity'
     "Every cell matched with the same position in the profile: the baseline without any matching."
-    size = tuple(target_latents.shape[-2:])
-    flow = identity_flow(len(target_latents), size, target_latents.device)
+    flow = identity_flow(len(target_latents), target_latents.shape[-2:], target_latents.device)
     return Matches(["identity"], [flow], [torch.ones_like(flow[:, :1])])

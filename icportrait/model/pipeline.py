@@ -30,8 +30,8 @@ from .prompts import PromptTokenizer
 from .stitching import mask_image
 
 # %% auto #0
-__all__ = ['PortraitPair', 'encode_pair', 'match_pair', 'add_flow', 'add_conditioning', 'denoise', 'PortraitOutput',
-           'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
+__all__ = ['PortraitPair', 'encode_pair', 'match_pair', 'MatchingPipeline', 'add_flow', 'add_conditioning', 'denoise',
+           'PortraitOutput', 'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
 
 # %% ../../nbs/model/12_pipeline.ipynb #f27e6063
 @dataclass
@@ -81,11 +81,29 @@ def match_pair(
     if pipe.matching_net is None:
         raise AdapterError("This pipeline has no Matching Net: load one, or pass `flow` or `use_flow=False`")
     m = pipe.matching_net.match(pair.z_profile, pair.z_masked, pipe.encode_prompt(len(pair)))
-    ensure_finite("The Matching Net", *m.flows, *m.confidences)
-    flow, confidence = m.dense(tuple(pair.profile.shape[-2:]))
+    for x in (*m.flows, *m.confidences):
+        ensure_finite("The Matching Net", x)
+    flow, confidence = m.dense(pair.profile.shape[-2:])
     return Matches([*m.names, "image"], [*m.flows, flow], [*m.confidences, confidence], m.costs)
 
+# %% ../../nbs/model/12_pipeline.ipynb #c5c2c7b2
+class MatchingPipeline(PortraitComponents):
+    "From a profile and a lighting image to matches."
 
+    @torch.no_grad()
+    def match(
+        self,
+        profile,  # image(s) of the person: path, Pillow image, tensor, or a list of these
+        lighting,  # image(s) with the wanted pose and light
+        mask_ratio: float = 0.0,  # share of the lighting image that is masked out; portraits use .8
+        mask_patch: int = 1,  # side of a mask patch, pixels
+        fill: str = "interpolate",  # what the gaps hold: 'interpolate' or 'grey'
+        generator=None,  # torch.Generator of the mask, or a list of one per image
+    ) -> Matches:  # the last level, `.flow` and `.confidence`, is at image resolution
+        "Where each part of the lighting image lies in the profile."
+        return match_pair(self, encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator))
+
+# %% ../../nbs/model/12_pipeline.ipynb #b384e615
 def add_flow(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets flow, confidence and warped profile
@@ -104,7 +122,7 @@ def add_flow(
         confidence = torch.ones_like(flow[:, :1]) if confidence is None else confidence.to(flow)
         pair.flow_levels = torch.where(torch.isfinite(flow), flow, 0.0)
         pair.confidence_levels = confidence.expand(len(pair), -1, -1, -1)
-        size = tuple(pair.profile.shape[-2:])
+        size = pair.profile.shape[-2:]
         pair.flow = resize_flow(pair.flow_levels, size)
         pair.confidence = resize_map(pair.confidence_levels, size)
     pair.warped = warp_profile(pair.profile.to(pair.flow), pair.flow_levels, pair.confidence_levels)
@@ -114,8 +132,8 @@ def add_flow(
 def add_conditioning(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets its conditioning
-) -> None:
-    "Make F_ref of a pair, and what the base model takes of it."
+) -> Conditioning:
+    "What the base model takes of a pair's F_ref."
     ref = pipe.appearance.f_ref(
         pair.z_profile,
         pair.z_masked,
@@ -125,8 +143,11 @@ def add_conditioning(
         pair.confidence_levels,
         z_warped=pair.z_warped,
     )
-    ensure_finite("The Appearance Net", *ref.levels)
-    pair.conditioning = pipe.appearance.injector(ref)
+    for x in ref.levels:
+        ensure_finite("The Appearance Net", x)
+    conditioning = pipe.appearance.injector(ref)
+    pair.conditioning = conditioning
+    return conditioning
 
 # %% ../../nbs/model/12_pipeline.ipynb #b0da264e
 def _step_options(scheduler: Any, generator: Any) -> dict:
@@ -167,8 +188,7 @@ def denoise(
                 latents = changed.get("latents", latents)
             if bar is not None:
                 bar.update()
-    ensure_finite("The UNet", latents)
-    return latents
+    return ensure_finite("The UNet", latents)
 
 # %% ../../nbs/model/12_pipeline.ipynb #1113c52d
 @dataclass
@@ -208,21 +228,8 @@ def check_inputs(
         raise PipelineError(f"flow must have shape [B,2,h,w], not {list(flow.shape)}")
 
 # %% ../../nbs/model/12_pipeline.ipynb #f991f404
-class ICPortraitPipeline(PortraitComponents):
+class ICPortraitPipeline(MatchingPipeline):
     "From a profile and a lighting image to a portrait: matching, stitching, denoising."
-
-    @torch.no_grad()
-    def match(
-        self,
-        profile,  # image(s) of the person: path, Pillow image, tensor, or a list of these
-        lighting,  # image(s) with the wanted pose and light
-        mask_ratio: float = 0.0,  # share of the lighting image that is masked out; portraits use .8
-        mask_patch: int = 1,  # side of a mask patch, pixels
-        fill: str = "interpolate",  # what the gaps hold: 'interpolate' or 'grey'
-        generator=None,  # torch.Generator of the mask, or a list of one per image
-    ) -> Matches:  # the last level, `.flow` and `.confidence`, is at image resolution
-        "Where each part of the lighting image lies in the profile."
-        return match_pair(self, encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator))
 
     @torch.no_grad()
     def __call__(
@@ -250,9 +257,9 @@ class ICPortraitPipeline(PortraitComponents):
         pair = encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator)
         if use_flow:
             add_flow(self, pair, flow, confidence, layerwise)
-        add_conditioning(self, pair)
+        conditioning = add_conditioning(self, pair)
         steps = num_inference_steps, guidance_scale, prompt, negative_prompt, generator, progress, callback_on_step_end
-        images = denoise(self, pair.conditioning, self.prepare_latents(len(pair), generator), *steps)
+        images = denoise(self, conditioning, self.prepare_latents(len(pair), generator), *steps)
         if output_type != "latent":
             images = self.decode_latents(images)
         if output_type == "pil":

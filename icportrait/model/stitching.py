@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .control import Level
@@ -23,7 +23,7 @@ __all__ = ['random_mask', 'pull_push', 'mask_image', 'SkipConnection', 'skip_con
 # %% ../../nbs/model/07_stitching.ipynb #9136a1de
 def random_mask(
     batch: int,  # samples
-    size: tuple[int, int],  # (H, W), pixels
+    size: Sequence[int],  # (H, W), pixels
     ratio: float = 0.8,  # share that is masked out, in [0,1]
     mask_patch: int = 1,  # side of a patch, pixels: 1, 2, 4, 8, 16
     generator: torch.Generator | Sequence[torch.Generator] | None = None,  # of the choice; a list: one per sample
@@ -72,14 +72,14 @@ def mask_image(
     if fill not in ("interpolate", "grey"):
         raise ValueError(f"fill must be 'interpolate' or 'grey', not {fill!r}")
     batch = image[None] if image.ndim == 3 else image
-    mask = random_mask(len(batch), tuple(batch.shape[-2:]), ratio, mask_patch, generator).to(batch)
+    mask = random_mask(len(batch), batch.shape[-2:], ratio, mask_patch, generator).to(batch)
     masked = pull_push(batch, mask) if fill == "interpolate" else batch * mask + 0.5 * (1 - mask)
     return (masked[0], mask[0]) if image.ndim == 3 else (masked, mask)
 
 # %% ../../nbs/model/07_stitching.ipynb #9a692685
 @dataclass(frozen=True)
 class SkipConnection:
-    "A place where the base model takes additional features."
+    "A point where the base model takes additional features."
 
     name: str  # 'conv_in', 'down0.0', ..., 'mid'; the name of the `Level` that fits
     channels: int  # of its features
@@ -87,7 +87,7 @@ class SkipConnection:
 
 
 def skip_connections(
-    unet: UNet2DConditionModel,  # the base model's UNet
+    unet: Any,  # the base model's UNet
 ) -> list[SkipConnection]:  # in diffusers' order, 'mid' last
     "The skip connections of a base model, and its mid block."
     stride = 1
@@ -99,9 +99,9 @@ def skip_connections(
             out.append(SkipConnection(f"down{i}.{len(block.resnets)}", block.downsamplers[0].out_channels, stride))
     return [*out, SkipConnection("mid", unet.mid_block.resnets[-1].out_channels, stride)]
 
-# %% ../../nbs/model/07_stitching.ipynb #10849533
+# %% ../../nbs/model/07_stitching.ipynb #8f2c2c0a
 def decoder_blocks(
-    unet: UNet2DConditionModel,  # the base model's UNet
+    unet: Any,  # the base model's UNet
 ) -> list[SkipConnection | None]:  # per skip connection; None where no up block ends on that grid
     "The last up block that ends on each skip connection's grid."
     skips = skip_connections(unet)
@@ -113,10 +113,10 @@ def decoder_blocks(
         last[stride] = SkipConnection(f"up{i}", block.resnets[-1].out_channels, stride)
     return [last.get(skip.stride) if skip.name != "mid" else None for skip in skips]
 
-# %% ../../nbs/model/07_stitching.ipynb #520b75c6
+# %% ../../nbs/model/07_stitching.ipynb #7c21c0e1
 def nearest_level(
     maps: Tensor | list[Tensor],  # [B,C,h,w], one or several
-    size: tuple[int, int],  # (h, w) wanted
+    size: Sequence[int],  # (h, w) wanted
 ) -> Tensor:
     "Of several maps the coarsest that is not coarser than `size`, or else the finest."
     if isinstance(maps, Tensor):
@@ -133,7 +133,7 @@ def warp_features(
     confidence: Tensor | list[Tensor] | None = None,  # [B,1,*,*] in [0,1]; None: 1
 ) -> Tensor:  # [B,C,h,w] on the target's grid
     "Features warped to the target's grid, faded by confidence."
-    size = (x.shape[-2], x.shape[-1])
+    size = x.shape[-2:]
     warped = warp(x, resize_flow(nearest_level(flow, size), size))
     if confidence is None:
         return warped
@@ -150,7 +150,7 @@ class ReferenceFeatures:
 
 def concat_decoder_features(
     levels: list[Level],  # of a whole pass: skip connections, then up blocks
-    blocks: list[SkipConnection | None],  # of `decoder_blocks`
+    blocks: Sequence[SkipConnection | None],  # of `decoder_blocks`
 ) -> list[Level]:  # by skip connection; its own channels, then those of its decoder block
     "The features of every skip connection together with those of its matching decoder block."
     by_name = {level.name: level for level in levels}
