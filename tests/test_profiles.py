@@ -16,11 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, error_line, here
 
-from icportrait import profiles
-from icportrait.dataset.build import build_profiles, check_profiles
-from icportrait.dataset.profiles import load_profiles
-from icportrait.dataset.shards import read_manifest, shard_name
-from icportrait.dataset.storage import HELD_OUT, ProfileError, toy_views
+from icportrait.dataset import shards as shards_module
+from icportrait.dataset.build import build_profiles
+from icportrait.dataset.check import check_profiles
+from icportrait.dataset.latents import build_latents
+from icportrait.dataset.profiles import LightTable, load_profiles
+from icportrait.dataset.shards import content_digest, read_manifest, read_shard, shard_name, write_manifest
+from icportrait.dataset.storage import COORDINATE_STEP, HELD_OUT, ProfileError, from_table, toy_views
+from icportrait.files import digest, write_json
+from icportrait.world.rig import RIG
 
 WHO = [0, 1, 2, HELD_OUT]
 
@@ -58,6 +62,9 @@ def contents(folder):
         dict(identities=[-5]),
         dict(identities=[3, 3]),
         dict(identities=[10 * HELD_OUT]),
+        dict(identities=-3),
+        dict(identities=500_000_000),
+        dict(identities=[range(10**30)]),
     ],
     ids=str,
 )
@@ -103,20 +110,312 @@ def test_corrupt_shard_is_built_again(toy):
     assert contents(toy) == before
 
 
-def test_foreign_parquet(toy):
-    "It is neither read nor deleted."
-    path = toy / shard_name(7)
+def copy_of_head(path):
+    shutil.copy(path.parent / shard_name(1), path)
+
+
+def foreign_parquet(path):
     pq.write_table(pa.table(dict(a=[1, 2])), path)
-    assert path.name in check_profiles(toy)["problems"][0]
-    with pytest.raises(ProfileError, match="not a profile shard"):
+
+
+def foreign_text(path):
+    path.write_text("mine")
+
+
+def folder_with_notes(path):
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def link_to_nowhere(path):
+    path.symlink_to("nowhere")
+
+
+def link_to_itself(path):
+    path.symlink_to(path.name)
+
+
+FOREIGN_NAMES = [
+    "head-0000001 (copy).parquet",
+    "head-1.parquet",
+    "notes.parquet",
+    ".head-0000001.parquet",
+    "HEAD-0000001.PARQUET",
+    "head-0000001.parquet.bak",
+    "mannequin (1).parquet",
+    ".notes.tmp.txt",
+    ".head-0000001-notes.tmp.parquet",
+    "line\nbreak.parquet",
+    shard_name(7),
+]
+FOREIGN = [copy_of_head, foreign_parquet, foreign_text, folder_with_notes, link_to_nowhere, link_to_itself]
+
+
+def everything(folder):
+    "Whatever is there, by its path, without following links."
+    found = {}
+    for p in sorted(folder.rglob("*")):
+        if p.name != "build.lock":
+            found[str(p.relative_to(folder))] = (
+                os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else None
+            )
+    return found
+
+
+@pytest.mark.parametrize("make", FOREIGN, ids=lambda f: f.__name__)
+def test_foreign_things(toy, make):
+    "Whatever they are and whatever they are called, they are neither read nor deleted, and nothing stops."
+    images = load_profiles(toy, "all", cache=toy.parent / "before", progress=False).arrays
+    for name in FOREIGN_NAMES:
+        make(toy / name)
+    before = everything(toy)
+    problems = check_profiles(toy)["problems"]
+    assert all(shard_name(7) in line and "move it elsewhere" in line for line in problems) and len(problems) <= 1
+    found = load_profiles(toy, "all", cache=toy.parent / "after", progress=False).arrays
+    assert all(np.array_equal(found[k], images[k]) for k in images)
+    build(toy)
+    assert everything(toy) == before
+    (toy / shard_name(2)).unlink()
+    build(toy)
+    assert everything(toy) == before
+
+
+@pytest.mark.parametrize("make", FOREIGN[:4], ids=lambda f: f.__name__)
+def test_foreign_in_the_way(toy, make):
+    "Where a head is wanted whose name is taken, one line says so; what is there stays."
+    make(toy / shard_name(7))
+    before = everything(toy)
+    with pytest.raises(ProfileError, match=f"{shard_name(7)}.*move it elsewhere") as e:
+        build(toy, [7])
+    assert len(str(e.value).splitlines()) == 1 and everything(toy) == before
+
+
+@pytest.mark.parametrize("make", FOREIGN[4:], ids=lambda f: f.__name__)
+def test_dead_link_gives_way(toy, make):
+    make(toy / shard_name(7))
+    build(toy, [7])
+    assert check_profiles(toy)["problems"] == [] and not (toy / shard_name(7)).is_symlink()
+
+
+def test_linked_shards_are_read(whole, toy):
+    "As a downloaded set has them."
+    for path in toy.glob("*.parquet"):
+        path.unlink()
+        path.symlink_to(whole / path.name)
+    assert check_profiles(toy)["problems"] == []
+    before = everything(toy)
+    build(toy)
+    assert everything(toy) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "README.md", "build.lock"])
+def test_folders_in_the_place_of_files(toy, name):
+    (toy / name).unlink(missing_ok=True)
+    (toy / name).mkdir()
+    with pytest.raises(ProfileError) as e:
         build(toy)
-    assert pq.read_table(path).to_pydict() == dict(a=[1, 2])
+    assert name == "build.lock" or "Is a directory" in str(e.value) or "is a folder" in str(e.value)
+    for act in (lambda: load_profiles(toy, cache=toy.parent / "cache", progress=False), lambda: check_profiles(toy)):
+        if name == "manifest.json":
+            with pytest.raises(ProfileError, match="is a folder: move it elsewhere"):
+                act()
+        else:
+            act()
+
+
+ODD = [None, [], {}, "7", 7, 1.5, True, [[]], {"a": None}]
+
+
+def refused(act, what):
+    "One line that says what to do, and no traceback."
+    with pytest.raises(ProfileError) as e:
+        act()
+    line = str(e.value)
+    assert len(line.splitlines()) == 1 and "build" in line, (what, line)
+
+
+def damages(body):
+    "Pairs of what was done and the body with one key damaged: gone, or of a type that it never has."
+    for key, value in body.items():
+        yield f"{key} gone", {k: v for k, v in body.items() if k != key}
+        for odd in ODD:
+            if type(odd) is not type(value):
+                yield f"{key}={odd!r}", body | {key: odd}
+
+
+def damaged_manifests(body):
+    "The same for the body of a manifest, its recipe and its first shard."
+    yield from damages(body)
+    for what, recipe in damages(body["recipe"]):
+        yield f"recipe: {what}", body | dict(recipe=recipe)
+    for what, entry in damages(body["shards"][0]):
+        yield f"entry: {what}", body | dict(shards=[entry, *body["shards"][1:]])
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_damaged_manifest(toy, signed):
+    "Each key, each odd type, with a digest that no longer fits and with one that does."
+    path = toy / "manifest.json"
+    body = json.loads(path.read_text())
+    said = body.pop("sha256")
+    for what, damaged in damaged_manifests(body):
+        damaged = damaged | dict(sha256=digest(damaged) if signed else said)
+        path.write_text(json.dumps(damaged, indent=1, sort_keys=True) + "\n")
+        refused(lambda: load_profiles(toy, cache=toy.parent / "cache", progress=False), what)
+        refused(lambda: check_profiles(toy), what)
+        refused(lambda: build(toy), what)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(name="../head-0000000.parquet"),
+        dict(name="head-0000001.parquet"),
+        dict(identity=1),
+        dict(identity=-2),
+        dict(rows=0),
+        dict(bytes=-1),
+    ],
+    ids=str,
+)
+def test_entries_that_cannot_be(toy, change):
+    "Of the right type, signed, and still not an entry."
+    recipe, entries = read_manifest(toy)
+    entries[1] |= change
+    write_manifest(toy, recipe, entries)
+    refused(lambda: read_manifest(toy), change)
+
+
+@pytest.mark.parametrize("change", [dict(seed=7), dict(size=10**30), dict(views_per_identity=-1)], ids=str)
+def test_recipe_of_another_set(toy, change):
+    "A manifest that is whole, over shards that were made otherwise."
+    recipe, entries = read_manifest(toy)
+    write_manifest(toy, replace(recipe, **change), entries)
+    refused(lambda: load_profiles(toy, cache=toy.parent / "cache", progress=False), change)
+    with pytest.raises(ProfileError, match="built differently"):
+        build(toy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "7", '"a"', "{}", "{", "\x00", "[" * 99_999, '{"sha256": null}'])
+def test_manifest_that_is_none(toy, text):
+    (toy / "manifest.json").write_text(text)
+    for act in (lambda: load_profiles(toy, progress=False), lambda: check_profiles(toy), lambda: build(toy)):
+        refused(act, text)
+    (toy / "manifest.json").write_bytes(b"\xff\xfe{}")
+    refused(lambda: check_profiles(toy), "no text")
+    assert "build again" in error_line(here("data", "check", toy))
+
+
+def rewrite_shard(path, change_note=None, change_rows=None):
+    "A shard with another note, or other rows under a digest that fits."
+    table = pq.ParquetFile(path).read()
+    metadata = dict(table.schema.metadata)
+    note = json.loads(metadata[b"icportrait"])
+    if change_rows:
+        schema = table.schema
+        rows = table.to_pylist()
+        change_rows(rows)
+        table = pa.Table.from_pylist(rows, schema=schema)
+        note["digest"] = content_digest(from_table(table))
+    note = change_note(note) if change_note else json.dumps(note)
+    metadata = {k: v for k, v in metadata.items() if k != b"icportrait"}
+    table = table.replace_schema_metadata(metadata | ({b"icportrait": note} if note is not None else {}))
+    pq.write_table(table, path)
+
+
+def shard_is_refused(path, what):
+    "Read alone, and in a set that does not list it; building again replaces it, or says what to do."
+    folder = path.parent
+    with pytest.raises(ProfileError) as e:
+        read_shard(path)
+    assert len(str(e.value).splitlines()) == 1 and ("build" in str(e.value) or "move" in str(e.value)), what
+    assert len(check_profiles(folder)["problems"]) == 1, what
+
+
+def test_damaged_notes(toy):
+    "Each key of a shard's footer, in each odd type."
+    path = toy / shard_name(1)
+    whole = path.read_bytes()
+    note = json.loads(pq.ParquetFile(path).schema_arrow.metadata[b"icportrait"])
+    texts = [None, b"", b"null", b"[]", b"7", b"{", b"\xff", b"[" * 99_999]
+    for text in texts:
+        rewrite_shard(path, lambda _, text=text: text)
+        shard_is_refused(path, text)
+        path.write_bytes(whole)
+    notes = [*damages(note), *((what, note | dict(recipe=recipe)) for what, recipe in damages(note["recipe"]))]
+    for what, damaged in notes:
+        rewrite_shard(path, lambda _, damaged=damaged: json.dumps(damaged))
+        shard_is_refused(path, what)
+        path.write_bytes(whole)
+
+
+def test_damaged_rows(toy):
+    "Values that are missing, or cannot be, under a digest that fits; images that are none, under one of the file too."
+    path = toy / shard_name(1)
+    whole = path.read_bytes()
+
+    def put(column, value):
+        return lambda rows: rows[0].update({column: value})
+
+    missing = [put(column, None) for column in read_shard(path)[0][0]]
+    wrong = [put("camera", 99), put("size", 16), put("box", [0, 0]), put("box", [0, 0, 99, 99]), put("olat", [])]
+    wrong += [put("params", "["), put("expression", "[]"), put("identity", 5), put("scale", -1.0), list.clear]
+    for change in missing + wrong:
+        rewrite_shard(path, change_rows=change)
+        shard_is_refused(path, change)
+        path.write_bytes(whole)
+    for column in ("point", "albedo", "mask"):
+        rewrite_shard(path, change_rows=put(column, dict(bytes=b"no image", path=None)))
+        recipe, entries = read_manifest(toy)
+        new = shards_module.manifest_entry(path, 1, 2)
+        write_manifest(toy, recipe, [new if s["identity"] == 1 else s for s in entries])
+        with pytest.raises(ProfileError, match=f"{path.name} is damaged"):
+            load_profiles(toy, cache=toy.parent / "cache", progress=False)
+        path.write_bytes(whole)
+
+
+def test_damaged_caches(toy):
+    "What is decoded or encoded can be lost in any part: it is made again."
+    import torch
+
+    vae = torch.nn.Conv2d(3, 4, 8, 8)
+    cache = toy.parent / "cache"
+
+    def both():
+        profiles = load_profiles(toy, "all", cache=cache, progress=False)
+        encode = lambda vae, images: vae(images)  # noqa: E731
+        return profiles, build_latents(vae, profiles, encode, lights=LightTable(2), cache=cache, progress=False)
+
+    profiles, latents = both()
+    image, z = profiles.images(0, LightTable(2).weights[0], np.zeros((2, 3))), np.array(latents.z)
+    for folder in (cache / profiles.key, latents.folder):
+        for path in sorted(folder.iterdir()):
+            for damage in (lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_text("[]")):
+                damage(path)
+                profiles, latents = both()
+                assert np.array_equal(profiles.images(0, LightTable(2).weights[0], np.zeros((2, 3))), image), path.name
+                assert np.array_equal(latents.z, z), path.name
+
+
+def test_caches_of_before_are_left_alone(toy):
+    "A folder under another key is neither read nor deleted."
+    cache = toy.parent / "cache"
+    write_json(cache / "latents-0123456789ab" / "done.json", 5)
+    load_profiles(toy, cache=cache, progress=False)
+    assert (cache / "latents-0123456789ab" / "done.json").read_text() == "5\n"
+
+
+def test_too_large_to_decode(toy, monkeypatch):
+    "Said before a byte is written: a full disk would end the process without a word."
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10, 10, 10))
+    with pytest.raises(ProfileError, match="MB needed"):
+        load_profiles(toy, cache=toy.parent / "cache", progress=False)
 
 
 def test_another_version(toy, monkeypatch):
     "Sets of another layout are refused in one line, and left alone."
     before = contents(toy)
-    monkeypatch.setattr(profiles, "FORMAT", 99)
+    monkeypatch.setattr(shards_module, "FORMAT", 99)
     for act in (lambda: load_profiles(toy, progress=False), lambda: build(toy), lambda: check_profiles(toy)):
         with pytest.raises(ProfileError, match="another version.*build again"):
             act()
@@ -128,7 +427,7 @@ def test_another_version(toy, monkeypatch):
 
 def test_other_heads_are_not_mixed(toy):
     recipe, shards = read_manifest(toy)
-    profiles.write_manifest(toy, replace(recipe, heads=recipe.heads + 1), shards)
+    write_manifest(toy, replace(recipe, heads=recipe.heads + 1), shards)
     with pytest.raises(ProfileError, match="built differently .heads"):
         build(toy)
 
@@ -152,7 +451,7 @@ def test_interrupted(tmp_path, whole):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_disk_full(tmp_path, whole, monkeypatch):
     "The disk refuses the bytes of the third shard."
-    real = profiles.atomic_path
+    real = shards_module.atomic_path
 
     @contextlib.contextmanager
     def full(path):
@@ -164,7 +463,7 @@ def test_disk_full(tmp_path, whole, monkeypatch):
             p.symlink_to("/dev/full")
             yield p
 
-    monkeypatch.setattr(profiles, "atomic_path", full)
+    monkeypatch.setattr(shards_module, "atomic_path", full)
     with pytest.raises(ProfileError, match="no space left.*build again"):
         build(tmp_path / "x")
     monkeypatch.undo()
@@ -198,14 +497,15 @@ def test_one_worker_or_two(tmp_path, whole):
 
 SCRIPT = """
 import os, sys, time
-import torch; torch.set_num_threads(1)
+import filelock, torch; torch.set_num_threads(1)
 from icportrait.dataset.build import build_profiles
 from icportrait.dataset.storage import toy_views as toy
 def toy_views(identity, *a, **k): time.sleep(.02); return toy(identity, *a, **k)
 for _ in sys.stdin:
     pid = os.fork()
     if not pid:
-        try: build_profiles(sys.argv[1], int(sys.argv[2]), 1, 16, render=toy_views, with_mannequin=False, progress=False)
+        how = dict(render=toy_views, with_mannequin=False, progress=False)
+        try: build_profiles(sys.argv[1], int(sys.argv[2]), 1, 16, **how)
         except BaseException as e: print(e, file=sys.stderr); os._exit(1)
         os._exit(0)
     print(pid, flush=True)
@@ -236,7 +536,7 @@ def test_killed_twenty_times(tmp_path):
     rng, before, kills = np.random.default_rng(0), {}, 0
     for _ in range(20):
         pid = start()
-        time.sleep(rng.uniform(0.05, 0.3))
+        time.sleep(rng.uniform(0.1, 0.6))
         os.kill(pid, signal.SIGKILL)
         kills += p.stdout.readline() == f"end {-signal.SIGKILL}\n"
         now = shards()
@@ -302,8 +602,8 @@ def test_card(toy):
     assert (toy / "README.md").read_text() == card
 
 
-def test_pictures_are_embedded(toy):
-    "As structs of bytes and path, described so that Hugging Face `datasets` decodes them; any reader of images can read them."
+def test_images_are_embedded(toy):
+    "As structs of bytes and path: Hugging Face `datasets` decodes them, and any reader of images can."
     import io
 
     from PIL import Image
@@ -314,13 +614,13 @@ def test_pictures_are_embedded(toy):
         _type="Sequence", feature=dict(_type="Image")
     )
     row = table.to_pylist()[0]
-    pictures = {k: Image.open(io.BytesIO(row[k]["bytes"])) for k, f in features.items() if f["_type"] == "Image"}
-    assert len(pictures) == 7 and all(o.format == "WEBP" for o in pictures.values())
-    high, low = np.split(np.asarray(pictures["point"]).astype(int), 2, axis=1)  # as the card says
-    t, l, b, r = row["box"]
-    point, mask = (256 * high + low - 32768) * profiles.POINT_STEP, np.asarray(pictures["mask"])[..., 0] > 0
-    view = toy_views(0, [profiles.RIG[row["camera"]]], 32)[0]
-    assert np.abs(point - view.point[t:b, l:r])[mask].max() <= profiles.POINT_STEP
+    images = {k: Image.open(io.BytesIO(row[k]["bytes"])) for k, f in features.items() if f["_type"] == "Image"}
+    assert len(images) == 7 and all(o.format == "WEBP" for o in images.values())
+    high, low = np.split(np.asarray(images["point"]).astype(int), 2, axis=1)  # as the card says
+    top, left, bottom, right = row["box"]
+    point, mask = (256 * high + low - 32768) * COORDINATE_STEP, np.asarray(images["mask"])[..., 0] > 0
+    view = toy_views(0, [RIG[row["camera"]]], 32)[0]
+    assert np.abs(point - view.point[top:bottom, left:right])[mask].max() <= COORDINATE_STEP
 
 
 def test_hugging_face_reads_it(toy, tmp_path, monkeypatch):
@@ -330,6 +630,4 @@ def test_hugging_face_reads_it(toy, tmp_path, monkeypatch):
     assert {k: sorted(set(v["identity"])) for k, v in found.items()} == dict(train=[0, 1, 2], test=[HELD_OUT])
     row = found["train"][0]
     assert row["olat"][0].size == (32, 32) and row["point"].size[0] == 2 * (row["box"][3] - row["box"][1])
-    assert len(datasets.load_dataset(str(toy), "mannequin", cache_dir=str(tmp_path / "hf"))["train"]) == len(
-        profiles.RIG
-    )
+    assert len(datasets.load_dataset(str(toy), "mannequin", cache_dir=str(tmp_path / "hf"))["train"]) == len(RIG)

@@ -82,7 +82,7 @@ def _as_ranges(identities) -> Iterator[range]:
         if not isinstance(item, range):
             item = range(operator.index(item), operator.index(item) + 1)
         if item and not (0 <= item[0] < IDENTITIES and 0 <= item[-1] < IDENTITIES):
-            raise ProfileError(f"identities must be different, and 0 to {IDENTITIES - 1}")
+            raise ProfileError(f"identities must be 0 to {IDENTITIES - 1}, not {item[0]} to {item[-1]}"[:120])
         if abs(item.step) == 1:
             yield item if item.step == 1 else item[::-1]
         else:
@@ -94,12 +94,12 @@ def check_identities(
 ) -> list[range]:  # ascending, without overlap
     "Identities as ranges; a ProfileError where they are out of range or not different."
     if isinstance(identities, int) and identities < 0:
-        raise ProfileError(f"identities must be different, and 0 to {IDENTITIES - 1}")
+        raise ProfileError(f"identities must be 0 or more, not {identities}")
     merged = []
     for item in sorted((r for r in _as_ranges(identities) if r), key=lambda r: r.start):
         last = merged[-1] if merged else range(-1)
         if item.start < last.stop:
-            raise ProfileError(f"identities must be different, and 0 to {IDENTITIES - 1}")
+            raise ProfileError(f"identities must be different: {item.start} is there twice")
         if item.start == last.stop:
             merged[-1] = range(last.start, item.stop)
         else:

@@ -204,7 +204,7 @@ def views_done(
         done = json.loads((folder / "progress.json").read_text())["views"]
         whole = all(len(np.load(folder / f"{name}.npy", mmap_mode="r")) == n for name in ARRAYS)
         return done if whole and type(done) is int and 0 <= done <= n else 0
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError):
         return 0
 
 

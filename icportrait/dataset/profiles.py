@@ -8,6 +8,7 @@ __all__ = ['OUTSIDE', 'SPLITS', 'profile_folder', 'decode_shard', 'decode_profil
 
 # %% ../../nbs/dataset/04_profiles.ipynb #08eb8acf
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .shards import MANIFEST, read_manifest, read_shard
+from .shards import MANIFEST, Recipe, read_manifest, read_shard
 from icportrait.dataset.storage import (
     COORDINATE_STEP,
     DEPTH_STEP,
@@ -56,13 +57,17 @@ def profile_folder(
 def decode_shard(
     path: Path,  # a shard
     sha256: str,  # of the file, as the manifest has it
-):
+    recipe: Recipe,  # of the set
+) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     "Yield the arrays of each view of a shard by name, and the facts that the index holds about it."
     if not path.is_file():
         raise ProfileError(f"{path.name} is missing; build the data set again to restore it")
     if file_digest(path) != sha256:
         raise DamagedShard(f"{path.name} is damaged; delete it and build again")
-    for row in read_shard(path, verify=False)[0]:
+    rows, made = read_shard(path, verify=False)
+    if made != recipe:
+        raise ProfileError(f"{path.name} is of another recipe than {MANIFEST} says: delete that and build again")
+    for row in rows:
         try:
             arrays = decode_row(row)
         except (OSError, ValueError, IndexError) as e:
@@ -83,7 +88,7 @@ def decode_profiles(
     n, facts, maps = sum(s["rows"] for s in shards), [], {}
     with atomic_folder(target) as temp:
         for s in tqdm(shards, desc="decoding", unit="identity", disable=not progress):
-            for arrays, fact in decode_shard(folder / s["name"], s["sha256"]):
+            for arrays, fact in decode_shard(folder / s["name"], s["sha256"], recipe):
                 if not maps:
                     check_free_space(target, n * sum(a.nbytes for a in arrays.values()))
                 for name, values in arrays.items():
@@ -245,7 +250,7 @@ def _is_decoded(target: Path, rows: int) -> bool:
         index = json.loads((target / "index.json").read_text())
         arrays = [np.load(target / f"{name}.npy", mmap_mode="r") for name in ("levels", *MAPS)]
         return all(len(a) == rows for a in (*arrays, index["views"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError):
         return False
 
 

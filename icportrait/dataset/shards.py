@@ -140,9 +140,10 @@ def render_rows(
     "The rows of an identity, rendered."
     cameras = rig_views(identity, recipe.views_per_identity, recipe.seed)
     seed = int(np.random.default_rng([recipe.seed, identity + 1]).integers(2**31))
+    expressions = expressions_of(identity, recipe)
     rows = []
-    for k, expression in enumerate(expressions_of(identity, recipe)):
-        turn = cameras[k :: 1 + recipe.expressions]
+    for k, expression in enumerate(expressions):
+        turn = cameras[k :: len(expressions)]
         if not turn:
             continue
         how = dict(size=recipe.size, spp=recipe.spp, seed=seed + k, expression=expression)
@@ -292,6 +293,8 @@ def _parse_manifest(text: str, name: str) -> tuple[Recipe, list[dict]]:
     if said != digest(body) or text != canonical:
         raise ValueError("changed")
     recipe = read_recipe(body["recipe"], name)
+    if not isinstance(body["shards"], list):
+        raise ValueError("the list of shards is damaged")
     for entry in body["shards"]:
         _check_entry(entry)
     names = [entry["name"] for entry in body["shards"]]
