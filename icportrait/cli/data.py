@@ -46,7 +46,8 @@ def build(
     workers: Annotated[int, typer.Option(min=0, help="Processes; by default one for each core.")] = _cores(),
 ):
     "Render heads in the light stage. It can be interrupted: the same command continues."
-    from icportrait.dataset.build import build_profiles, estimate_build, parse_identities
+    from icportrait.dataset.build import build_profiles
+    from icportrait.dataset.plan import estimate_build, parse_identities
     from icportrait.dataset.shards import Recipe
 
     wanted = parse_identities(identities)

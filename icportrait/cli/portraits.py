@@ -59,7 +59,7 @@ def _pipeline(
     import torch
 
     from icportrait.devices import check_device, half_dtype
-    from icportrait.model.control import AdapterError
+    from icportrait.model.adapters import AdapterError
     from icportrait.model.pipeline import load_pipeline
 
     check_device(device)
