@@ -130,7 +130,7 @@ def make_matcher(
     "A matcher for `MatchExplorer`."
     net = None
     if adapter is not None and Path(adapter).is_dir():
-        net = MatchingNet.from_folder(base.unet, adapter)
+        net = MatchingNet.from_folder(base, adapter)
     return partial(match_images, base, net=net)
 
 # %% ../../nbs/explore/01_matches.ipynb #348af94b
