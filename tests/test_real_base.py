@@ -1,4 +1,4 @@
-"Another base: a Stable Diffusion 1.5 in small, with random weights, goes through all that the small base goes through."
+"A Stable Diffusion 1.5 in small, with random weights, goes through all that the small base goes through."
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ HEADS = (
     0,
     1,
     *range(1000000, 1000004),
-)  # of the mini set: few for training, enough held-out people for the demo's figures
+)  # of the mini set: few for training, enough held-out identities for the demo's figures
 SIZE, LETTERS = 64, "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -35,7 +35,7 @@ def write_tokenizer(folder):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    "A folder with every part of a Stable Diffusion 1.5: four levels, eight pixels a cell, text, noise prediction, PNDM."
+    "A folder with every part of a Stable Diffusion 1.5: four levels, cells of eight pixels, text, epsilon, PNDM."
     from diffusers import AutoencoderKL, PNDMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -136,16 +136,14 @@ def test_demo_reads_the_text(base, nets, faces):
 
     model, (_, matching, _, appearance) = load_base(base), nets
     ours = ICPortraitPipeline.from_base(
-        model, MatchingNet.from_folder(model.unet, matching), AppearanceNet.from_folder(model.unet, appearance)
+        model, MatchingNet.from_folder(model, matching), AppearanceNet.from_folder(model, appearance)
     )
-    make = lambda pipe: (
-        pipe(
-            *(load_image(o, None) for o in faces),
-            num_inference_steps=2,
-            generator=torch.Generator().manual_seed(0),
-            progress=False,
-        ).images
-    )
+
+    def make(pipe):
+        profile, lighting = (load_image(o, None) for o in faces)
+        generator = torch.Generator().manual_seed(0)
+        return pipe(profile, lighting, num_inference_steps=2, generator=generator, progress=False).images
+
     images = make(ours)
     assert torch.equal(images, make(load_pipeline(model, matching, appearance)))
     ours.register_modules(text_encoder=None, tokenizer=None)
@@ -156,7 +154,7 @@ def test_demo_reads_the_text(base, nets, faces):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    "Two pictures of one size, which is nobody's."
+    "Two images of one size, which is that of no base."
     folder = tmp_path_factory.mktemp("faces")
     from icportrait.images import save_image
 
@@ -166,14 +164,14 @@ def faces(tmp_path_factory):
     ]
 
 
-def picture(path):
+def read_image(path):
     from icportrait.images import load_image
 
     return load_image(path, None)
 
 
 def test_portrait(base, nets, faces, tmp_path):
-    "Prompt, negative prompt, size and half precision all count."
+    "Prompt, negative prompt, size and half precision all matter."
 
     def make(*more):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
@@ -193,7 +191,7 @@ def test_portrait(base, nets, faces, tmp_path):
             *more,
         )
         assert done.returncode == 0 and "small base" not in done.stderr, done.stderr
-        return picture(out)
+        return read_image(out)
 
     plain, guided = make(), make("--prompt", "a face", "--guidance", 4)
     assert plain.shape == (3, SIZE, SIZE) and torch.equal(plain, make())
@@ -211,20 +209,20 @@ def test_portrait(base, nets, faces, tmp_path):
 def test_match_and_relight(base, nets, faces, tmp_path):
     done = here("match", *faces, "--out", tmp_path / "m.png", "--base", base, *nets[:2])
     assert done.returncode == 0 and "mean confidence" in done.stdout, done.stderr
-    assert picture(tmp_path / "m.png").shape == (3, SIZE, 4 * SIZE + 6)
+    assert read_image(tmp_path / "m.png").shape == (3, SIZE, 4 * SIZE + 6)
     for name, light in dict(like=("--like", faces[1]), towards=("--towards", "1,.5,.5")).items():
         done = here(
             "relight", faces[0], "--out", tmp_path / f"{name}.png", "--base", base, "--steps", 1, *nets, *light
         )
         assert done.returncode == 0, done.stderr
-    assert not torch.equal(picture(tmp_path / "like.png"), picture(tmp_path / "towards.png"))
+    assert not torch.equal(read_image(tmp_path / "like.png"), read_image(tmp_path / "towards.png"))
 
 
 @pytest.mark.parametrize(
     "args,says",
     [
         ([], "icportrait demo --base"),
-        (["--matching", "nowhere", "--appearance", "nowhere"], "adapter_config.json is missing"),
+        (["--matching", "nowhere", "--appearance", "nowhere"], "control_config.json is missing"),
         (["--device", "nonsense"], "no device 'nonsense'"),
         (["--size", SIZE + 8], f"use a multiple of {SIZE}"),
     ],
@@ -238,20 +236,20 @@ def test_one_line(base, faces, tmp_path, args, says):
 
 
 @pytest.mark.parametrize("args", [["--prompt", "a pirate"], ["--guidance", 2, "--negative-prompt", "blurred"]])
-def test_the_small_base_reads_few_words(faces, tmp_path, args):
-    "It knows a few, and says which, where it is asked for others."
+def test_the_small_base_knows_its_prompts(faces, tmp_path, args):
+    "It knows a few attributes, and says which, where it is asked for others."
     said = error_line(here("portrait", "--profile", faces[0], "--light", faces[1], "--out", tmp_path / "c.png", *args))
     assert "means nothing to this base" in said and "It knows skin: light" in said
 
 
-def test_the_small_base_reads_words(faces, tmp_path):
+def test_the_small_base_reads_prompts(faces, tmp_path):
     def make(*more):
         out = tmp_path / f"{len(more)}.png"
         done = here(
             "portrait", "--profile", faces[0], "--light", faces[1], "--out", out, "--steps", 2, "--guidance", 3, *more
         )
         assert done.returncode == 0, done.stderr
-        return picture(out)
+        return read_image(out)
 
     assert not torch.equal(make(), make("--prompt", "dark skin, glasses"))
 
@@ -273,8 +271,11 @@ def play(name, out, **params):
 
 
 def test_stages(base, tmp_path):
-    "Matching, stitching and coupling with that matching, a step or two of each; the base judged; matching once more, as it learns."
-    run = lambda name, **params: play(name, tmp_path / name, base=str(base), **params)
+    "Matching, stitching and coupling with that matching, a step or two each; the base evaluated; a fast learner."
+
+    def run(name, **params):
+        return play(name, tmp_path / name, base=str(base), **params)
+
     matching = run("train_matching", steps=2, batch=2, pairs=4, validate_every=2)
     assert (matching["weights"], matching["checkpointing"], matching["precision"]) == ("float32", False, "no")
     assert matching["steps"] == 2 and 0 <= matching["trained"]["pck@0.1"]["mean"] <= 1
@@ -302,12 +303,14 @@ def test_stages(base, tmp_path):
         compare="DDIM",
         compare_steps=[1],
         compared=4,
-        encoder_steps=10,
-        encoder_pictures=32,
-        train_pictures=16,
+        classifier_steps=10,
+        classifier_images=32,
+        train_images=16,
         full_size_steps=-1,
     )
-    assert math.isfinite(judged["autoencoder"]["psnr"]) and judged["unet"]["fid_ratio"] > 1.5, "noise is no face"
+    assert math.isfinite(judged["autoencoder"]["psnr"]) and judged["unet"]["fid_ratio_held_out"] > 1.5, (
+        "noise is no face"
+    )
     learner = run("fast_learner", at="[0,1]", batch=2, pairs=2)
     assert set(learner["pck@0.1"]) == {"0", "1"}
     tried = dict(budget=2, samples=8, sampling_steps=1, batch=2, widths=[32, 64])
@@ -325,20 +328,16 @@ def test_stages(base, tmp_path):
 
 def test_with_little_memory(base, tmp_path):
     "Weights in bf16 and activations that are computed once more: both stages train, to finite figures."
-    run = lambda name, **params: play(
-        name,
-        tmp_path / name,
-        base=str(base),
-        half=True,
-        checkpointing=True,
-        precision="bf16",
-        batch=1,
-        pairs=2,
-        **params,
-    )
-    told = lambda figures: [figures[k] for k in ("weights", "checkpointing", "precision")]
+    little = dict(base=str(base), half=True, checkpointing=True, precision="bf16", batch=1, pairs=2)
+
+    def run(name, **params):
+        return play(name, tmp_path / name, **little, **params)
+
+    def memory(figures):
+        return [figures[k] for k in ("weights", "checkpointing", "precision")]
+
     figures = run("train_matching", steps=1)
-    assert figures["epe_after"]["mean"] >= 0 and told(figures) == ["bfloat16", True, "bf16"]
+    assert figures["epe_after"]["mean"] >= 0 and memory(figures) == ["bfloat16", True, "bf16"]
     figures = run(
         "train_appearance",
         matching=str(tmp_path / "train_matching" / "adapter"),
@@ -346,7 +345,7 @@ def test_with_little_memory(base, tmp_path):
         coupling_steps=1,
         sampling_steps=1,
     )
-    assert math.isfinite(figures["psnr_other"]) and told(figures) == ["bfloat16", True, "bf16"]
+    assert math.isfinite(figures["psnr_other"]) and memory(figures) == ["bfloat16", True, "bf16"]
     from icportrait.model.pipeline import load_pipeline
 
     load_pipeline(
@@ -379,7 +378,11 @@ def test_goes_on_learning(base, tmp_path):
         "epsilon",
         SIZE,
     )
-    said = lambda folder: [json.loads((folder / "card.json").read_text())[k] for k in ("title", "licence", "limits")]
+
+    def said(folder):
+        card = json.loads((folder / "card.json").read_text())
+        return [card[k] for k in ("title", "licence", "limits")]
+
     assert said(tmp_path / "tuned")[:2] == [
         "sd, trained further on the light stage",
         "that of the base it went on from",
@@ -401,25 +404,23 @@ def test_goes_on_learning(base, tmp_path):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         MemoryError(),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"
-        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 99 bytes"),
     ],
 )
 def test_out_of_memory(faces, tmp_path, monkeypatch, error):
-    import icportrait.portrait
+    import icportrait.model.pipeline
 
     def full(*_):
         raise error
 
-    monkeypatch.setattr(icportrait.portrait, "load_pipeline", full)
+    monkeypatch.setattr(icportrait.model.pipeline, "load_pipeline", full)
     assert "try --half" in error_line(
         here("portrait", "--profile", faces[0], "--light", faces[1], "--out", tmp_path / "c.png")
     )
 
 
 def test_decoder_alone(tmp_path):
-    "`encoder_learns=False` leaves the latents what they were, and the pictures not."
+    "`encoder_learns=False` leaves the latents what they were, and the images not."
     from icportrait.model.base import load_base
 
     play(
@@ -434,12 +435,11 @@ def test_decoder_alone(tmp_path):
         lights_per_view=1,
     )
     before, after = load_base("small"), load_base(tmp_path / "base")
-    equal = lambda part: all(
-        torch.equal(a, b)
-        for a, b in zip(
-            getattr(before.vae, part).state_dict().values(), getattr(after.vae, part).state_dict().values()
-        )
-    )
+
+    def equal(part):
+        old, new = (getattr(o.vae, part).state_dict().values() for o in (before, after))
+        return all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+
     assert (
         equal("encoder")
         and not equal("decoder")
