@@ -5,7 +5,6 @@
 # %% ../../nbs/model/09_appearance.ipynb #f6ccd388
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +17,11 @@ from .diffusion import add_noise, denoising_loss, denoising_target, encode
 from .injection import ConditionInjector, stitched_prediction
 from icportrait.model.stitching import (
     ReferenceFeatures,
-    SkipConnection,
     concat_decoder_features,
     concat_reference_features,
     decoder_blocks,
     nearest_level,
     pull_push,
-    skip_connections,
     warp_features,
 )
 
@@ -32,7 +29,7 @@ from icportrait.model.stitching import (
 __all__ = ['warp_profile', 'warp_image', 'appearance_extra', 'AppearanceNet', 'sample_timesteps', 'AppearanceBatch',
            'appearance_loss']
 
-# %% ../../nbs/model/09_appearance.ipynb #3e23d06b
+# %% ../../nbs/model/09_appearance.ipynb #3b66a281
 def warp_profile(
     image: Tensor,  # [B,3,H,W] the profile, in [0,1]
     flow: Tensor | list[Tensor],  # [B,2,*,*] target grid, in [-1,1]; of several the finest counts
@@ -58,7 +55,7 @@ def warp_image(
     "The latents of the warped profile."
     return encode(vae, warp_profile(image, flow, confidence))
 
-# %% ../../nbs/model/09_appearance.ipynb #1b6b778e
+# %% ../../nbs/model/09_appearance.ipynb #2da2ba7c
 def appearance_extra(
     z_profile: Tensor,  # [B,C,h,w] latents of the profile
     visible_pixels: Tensor,  # [B,1,*,*] mask with 1 = visible, or shares
@@ -105,11 +102,11 @@ class AppearanceNet(ControlUNet):
     ):
         _check_choice("upto", upto, "all", "mid")
         _check_choice("warped", warped, "image", "latents")
-        super().__init__(unet, rank, **kwargs | dict(upto=upto, extra_channels=1 + unet.config.in_channels))
+        kwargs.update(upto=upto, extra_channels=1 + unet.config.in_channels)
+        super().__init__(unet, rank, **kwargs)
         self.config |= dict(aligned=aligned, reference=reference, warped=warped, x0_residual=x0_residual)
         self.warped = warped
-        skips = skip_connections(unet)
-        self.blocks: Sequence[SkipConnection | None] = decoder_blocks(unet) if upto == "all" else [None] * len(skips)
+        self.blocks = decoder_blocks(unet, upto == "all")
         self.injector = ConditionInjector(unet, aligned, reference, kwargs.get("seed", 0), self.blocks, x0_residual)
 
     def f_ref(

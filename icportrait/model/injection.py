@@ -104,7 +104,7 @@ def last_of_stride(
     "The last skip connection whose stride is the closest."
     return min(range(len(skips)), key=lambda i: (abs(skips[i].stride - stride), -i))
 
-# %% ../../nbs/model/08_injection.ipynb #3f1b6e36
+# %% ../../nbs/model/08_injection.ipynb #acb4480e
 class ReferenceKeys(nn.Module):
     "Keys and values of one self-attention layer from the profile's features."
 
@@ -250,7 +250,7 @@ def conditioning_of(
         conditioning.references.append(keys(unaligned[i][:, -channels:]))
     return conditioning
 
-# %% ../../nbs/model/08_injection.ipynb #c4ad60c4
+# %% ../../nbs/model/08_injection.ipynb #b7845c39
 def additional_residuals(
     injector: ConditionInjector,  # its gate
     conditioning: Conditioning,  # what the injector returned

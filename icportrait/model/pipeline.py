@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ..files import data_folder
 from ..images import to_pil
+from .adapters import AdapterError
 from .appearance import warp_profile
 from .base import DiffusionModel, load_base
 from .components import NETS, PortraitComponents, settle
-from .control import AdapterError
 from .correspondence import resize_flow, resize_map
 from .injection import Conditioning, double_for_guidance, stitched_prediction
 from .inputs import PipelineError, as_images, check_generators, ensure_finite, paired
@@ -33,7 +33,7 @@ from .stitching import mask_image
 __all__ = ['PortraitPair', 'encode_pair', 'match_pair', 'MatchingPipeline', 'add_flow', 'add_conditioning', 'denoise',
            'PortraitOutput', 'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
 
-# %% ../../nbs/model/12_pipeline.ipynb #f27e6063
+# %% ../../nbs/model/12_pipeline.ipynb #25bd8265
 @dataclass
 class PortraitPair:
     "A batch of profiles and lighting images, and what is computed once for each."
@@ -54,7 +54,7 @@ class PortraitPair:
     def __len__(self) -> int:
         return len(self.profile)
 
-# %% ../../nbs/model/12_pipeline.ipynb #3541007e
+# %% ../../nbs/model/12_pipeline.ipynb #c1ad922d
 def encode_pair(
     pipe: Any,  # an `ICPortraitPipeline`
     profile: Any,  # image(s) of the person, see `as_images`
@@ -86,7 +86,7 @@ def match_pair(
     flow, confidence = m.dense(pair.profile.shape[-2:])
     return Matches([*m.names, "image"], [*m.flows, flow], [*m.confidences, confidence], m.costs)
 
-# %% ../../nbs/model/12_pipeline.ipynb #c5c2c7b2
+# %% ../../nbs/model/12_pipeline.ipynb #603178fb
 class MatchingPipeline(PortraitComponents):
     "From a profile and a lighting image to matches."
 
@@ -103,7 +103,7 @@ class MatchingPipeline(PortraitComponents):
         "Where each part of the lighting image lies in the profile."
         return match_pair(self, encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator))
 
-# %% ../../nbs/model/12_pipeline.ipynb #b384e615
+# %% ../../nbs/model/12_pipeline.ipynb #b97787fb
 def add_flow(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets flow, confidence and warped profile
@@ -285,5 +285,5 @@ def load_pipeline(
             continue
         if folder is None or folder is True:
             folder = data_folder(f"adapters/{shipped}")
-        nets[name] = NETS[name].from_folder(base.unet, folder)
+        nets[name] = NETS[name].from_folder(base, folder)
     return ICPortraitPipeline.from_base(base, **nets).to(device)

@@ -99,12 +99,15 @@ def skip_connections(
             out.append(SkipConnection(f"down{i}.{len(block.resnets)}", block.downsamplers[0].out_channels, stride))
     return [*out, SkipConnection("mid", unet.mid_block.resnets[-1].out_channels, stride)]
 
-# %% ../../nbs/model/07_stitching.ipynb #8f2c2c0a
+# %% ../../nbs/model/07_stitching.ipynb #73c1fc53
 def decoder_blocks(
     unet: Any,  # the base model's UNet
+    up: bool = True,  # False: for a net without its up path, which has none
 ) -> list[SkipConnection | None]:  # per skip connection; None where no up block ends on that grid
     "The last up block that ends on each skip connection's grid."
     skips = skip_connections(unet)
+    if not up:
+        return [None for _ in skips]
     stride = skips[-1].stride
     last = {}
     for i, block in enumerate(unet.up_blocks):
@@ -113,7 +116,7 @@ def decoder_blocks(
         last[stride] = SkipConnection(f"up{i}", block.resnets[-1].out_channels, stride)
     return [last.get(skip.stride) if skip.name != "mid" else None for skip in skips]
 
-# %% ../../nbs/model/07_stitching.ipynb #7c21c0e1
+# %% ../../nbs/model/07_stitching.ipynb #f09f10c9
 def nearest_level(
     maps: Tensor | list[Tensor],  # [B,C,h,w], one or several
     size: Sequence[int],  # (h, w) wanted
