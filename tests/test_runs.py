@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import LAST, ROOT
+from conftest import LAST, ROOT, error_line, here
 
-from icportrait.bench.runner import run_notebook
 from icportrait.bench.recorder import live_output
-from icportrait.bench.runs import list_runs, read_status
-from icportrait.files import BenchError
+from icportrait.bench.runner import run_notebook
+from icportrait.bench.runs import list_runs, read_metrics, read_status
+from icportrait.files import BenchError, write_json
 
 WHOLE = {"environment.json", "log.txt", "metrics.json", "notebook.ipynb", "params.yaml", "report.html", "status.json"}
 
@@ -80,7 +81,16 @@ def test_nobodys_files_are_overwritten(experiment, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-SLOW = "import time\nfrom pathlib import Path\ntry:\n    for i in range(600): time.sleep(.1); (Path(out)/'alive').write_text(str(i))\nexcept KeyboardInterrupt:\n    time.sleep(1); (Path(out)/'checkpoint').write_text('saved'); raise"
+SLOW = """import time
+from pathlib import Path
+try:
+    for i in range(600):
+        time.sleep(.1)
+        Path(out, 'alive').write_text(str(i))
+except KeyboardInterrupt:
+    time.sleep(1)
+    Path(out, 'checkpoint').write_text('saved')
+    raise"""
 
 
 def start_slow(experiment, folder):
@@ -140,7 +150,12 @@ def test_killed(experiment, tmp_path):
 def test_continued_after_a_kill(experiment, tmp_path):
     "The same run again keeps what is in the folder; other parameters do not."
     nb = experiment(
-        "from pathlib import Path\np = Path(out)/'checkpoint'\nfirst = not p.exists()\np.write_text('x')\nif first: raise OSError(28, 'No space left on device')",
+        """from pathlib import Path
+p = Path(out)/'checkpoint'
+first = not p.exists()
+p.write_text('x')
+if first:
+    raise OSError(28, 'No space left on device')""",
         LAST,
     )
     with pytest.raises(BenchError, match="No space left"):
@@ -166,7 +181,10 @@ def test_live_view_outside_a_notebook(capsys):
     with pytest.raises(BenchError, match="needs a notebook"):
         live_output()
     assert capsys.readouterr().out == ""
-    code = "from icportrait.bench.recorder import live_output; from icportrait.files import BenchError\ntry: live_output()\nexcept BenchError as e: print(e)"
+    code = """from icportrait.bench.recorder import live_output
+from icportrait.files import BenchError
+try: live_output()
+except BenchError as e: print(e)"""
     done = subprocess.run(
         [sys.executable, "-m", "IPython", "--quick", "-c", code],
         capture_output=True,
@@ -193,3 +211,159 @@ def test_full_disk(experiment, tmp_path, monkeypatch):
     with pytest.raises(BenchError, match="no space left on the disk"):
         run_notebook(nb, {}, tmp_path / "run")
     assert not leftovers(tmp_path) and read_status(tmp_path / "run")["state"] == "failed"
+
+
+# what an author may write as a default, and what arrives in the notebook
+DEFAULTS = {
+    "x: dict[str, int] = {'a': 1}": "{'a': 1}",
+    "x: tuple[int, int] = (1, 2)": "(1, 2)",
+    "x: dict = {1: 'a'}": "{1: 'a'}",
+    "x = {1, 2}": "{1, 2}",
+    "from typing import Optional\nx: Optional[int] = None": "None",
+    "x: list[int | None] = [1, None]": "[1, None]",
+    "x = b'x'": "b'x'",
+    "import numpy as np\nx: np.int64 = 5": "5",
+}
+# what may be given on a command line or from Python: annotation and default, value, what arrives
+GIVEN = [
+    ("x: dict = {1: 'a'}", {2: "b"}, "{2: 'b'}"),
+    ("x: dict = {1: 'a'}", "{2: 'b'}", "{2: 'b'}"),
+    ("x: tuple[int, int] = (1, 2)", [3, 4], "(3, 4)"),
+    ("x: set = {1}", "[2, 2]", "{2}"),
+    ("x: bytes = b'x'", "b'y'", "b'y'"),
+    ("from typing import Optional\nx: Optional[int] = None", "3", "3"),
+    ("x: list[int | None] = [1]", "[None, 2]", "[None, 2]"),
+    ("x: str = 'a'", 'it\'s a "{name}"\n\\n', repr('it\'s a "{name}"\n\\n')),
+]
+ARRIVED = "from icportrait.bench import write_metrics\nwrite_metrics(out, dict(x=repr(x)))"
+
+
+def arrived(experiment, tmp_path, parameters, given):
+    "What a notebook finds in its parameter `x`."
+    notebook = experiment(ARRIVED, parameters=f"{parameters}\nout: str = ''")
+    return read_metrics(run_notebook(notebook, given, tmp_path / "run"))["x"]
+
+
+@pytest.mark.parametrize("parameters", DEFAULTS)
+def test_own_defaults_arrive(experiment, tmp_path, parameters):
+    assert arrived(experiment, tmp_path, parameters, {}) == DEFAULTS[parameters]
+
+
+@pytest.mark.parametrize("parameters, value, shown", GIVEN)
+def test_given_values_arrive(experiment, tmp_path, parameters, value, shown):
+    assert arrived(experiment, tmp_path, parameters, dict(x=value)) == shown
+
+
+@pytest.mark.parametrize(
+    "parameters, value",
+    [
+        ("x: tuple[int, int] = (1, 2)", "(1, 2, 3)"),
+        ("x: dict[int, str] = {1: 'a'}", "{'1': 'a'}"),
+        ("x: bytes = b'x'", "5"),
+        ("x: Odd = 1", "2"),
+        ("x: list = []", "[1e999]"),
+        ("x: Odd = Path('a')", "2"),
+    ],
+)
+def test_other_values_are_one_line(experiment, tmp_path, parameters, value):
+    notebook = experiment(ARRIVED, parameters=f"{parameters}\nout: str = ''")
+    said = error_line(here("run", notebook, "-p", f"x={value}", "--out", tmp_path / "run"))
+    assert "'x'" in said and not (tmp_path / "run").exists()
+
+
+def test_integer_keys_are_no_text(experiment, tmp_path):
+    "Two values that JSON cannot distinguish are two runs."
+    notebook = experiment(ARRIVED, parameters="x: dict = {}\nout: str = ''")
+    runs = [run_notebook(notebook, dict(x=x), root=tmp_path / "outputs") for x in ({1: 0}, {"1": 0})]
+    assert [read_metrics(o)["x"] for o in runs] == ["{1: 0}", "{'1': 0}"]
+
+
+def test_braces_in_paths(experiment, tmp_path):
+    "papermill would fill them in."
+    project = tmp_path / "proj {n}"
+    project.mkdir()
+    notebook = experiment(LAST).rename(project / "tiny.ipynb")
+    assert read_status(run_notebook(notebook, {}, project / "{x}"))["state"] == "done"
+    done = here("run", notebook, "--out", tmp_path / "r" / "{steps}")
+    assert done.returncode == 0 and (tmp_path / "r" / "{steps}" / "metrics.json").exists(), done.stderr
+
+
+def test_another_experiments_run_is_not_deleted(experiment, tmp_path):
+    "Whatever its state, and whatever the command."
+    folder = run_notebook(experiment(LAST, name="mine"), {}, tmp_path / "r")
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert "mine" in error_line(here("demo", "--fast", "--out", folder))
+    assert "mine" in error_line(here("run", experiment(LAST, name="other"), "--replace", "--out", folder))
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    write_json(folder / "status.json", read_status(folder) | dict(state="failed"))
+    with pytest.raises(BenchError, match="a run of 'mine'"):
+        run_notebook(experiment(LAST, name="other"), {}, folder)
+
+
+def test_trained_anew_is_another_run(experiment, tmp_path):
+    "A base with other weights makes other runs under the same name; the same weights in another clone do not."
+    parameters = "base: str = ''\nlog: str = ''  # where it is written\nout: str = ''"
+    notebook = experiment(
+        "from icportrait.bench import write_metrics\nwrite_metrics(out, dict(n=1))", parameters=parameters
+    )
+    base = tmp_path / "bases" / "mine"
+    base.mkdir(parents=True)
+    (base / "unet.safetensors").write_bytes(b"trained once")
+
+    def run(**given):
+        return run_notebook(notebook, given, root=tmp_path / "outputs")
+
+    first = run(base=str(base))
+    os.utime(base / "unet.safetensors", (1, 1))
+    assert run(base=str(base)) == first and read_status(first)["attempt"] == 1
+    written = run(log=str(base))
+    (base / "unet.safetensors").write_bytes(b"trained anew")
+    assert run(base=str(base)) != first and run(log=str(base)) == written
+    assert first.name.startswith("base=mine-"), "names of runs hold no paths"
+
+
+def test_idle_threads_sleep(experiment, tmp_path, monkeypatch):
+    "Unless somebody has said otherwise."
+    code = """import os
+from icportrait.bench import write_metrics
+write_metrics(out, dict(x=os.environ['OMP_WAIT_POLICY']))"""
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        folder = run_notebook(experiment(code), {}, tmp_path / str(given))
+        assert read_metrics(folder)["x"] == expected
+
+
+def test_foreign_things_in_run_folders(experiment, tmp_path):
+    "Copies, links, other people's files: all commands still say what is there."
+    root = tmp_path / "outputs"
+    real = run_notebook(experiment(LAST), {}, root=root)
+    shutil.copytree(real, root / "tiny" / "a copy {of} it")
+    (root / "link").symlink_to(root, target_is_directory=True)
+    (root / "loop").symlink_to("loop")
+    (root / "nowhere").symlink_to(tmp_path / "gone")
+    for name, text in dict(
+        list="[1]", deep="[" * 10**5, odd='{"state": "done", "started": 5, "parameters": [1]}'
+    ).items():
+        (root / name).mkdir()
+        (root / name / "status.json").write_text(text)
+        (root / name / "params.yaml").write_text("parameters: {day: 2024-13-45, x: !!python/object:os.x {}}")
+        (root / name / "metrics.json").write_text('{"steps": Infinity, "curve": [{"step": "x"}, 3]}')
+    (root / "folder").mkdir()
+    (root / "folder" / "status.json").mkdir()
+    (root / "tiny" / "bytes").mkdir()
+    (root / "tiny" / "bytes" / "status.json").write_bytes(b"\xff\xfe\x00")
+    (real / "metrics.jsonl").mkdir()
+    (real / "drawing.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n{ } loop\n")
+    os.mkdir(os.fsencode(root / "tiny") + b"/\xe9")
+    shutil.copy(real / "status.json", os.fsencode(root / "tiny") + b"/\xe9/status.json")
+    assert here("runs", root).returncode == 0
+    names = [o["run"] for o in json.loads(here("runs", root, "--json").stdout)]
+    assert f"tiny/{real.name}" in names and not [o for o in names if o.startswith("link")]
+    (group,) = json.loads(here("compare", root, "-w", "experiment=tiny", "--no-page", "--json").stdout)
+    assert group["runs"] == 1, "a copy is no repeat"
+    exported = here("compare", root, "--no-page", "--export", tmp_path / "all.csv")
+    assert exported.returncode == 0, exported.stderr
+    assert here("clean", root, "--checkpoints", "--failed").returncode == 0
+    assert read_metrics(real) == dict(steps=5)

@@ -1,4 +1,4 @@
-"Sweeps under faults: nothing finished is lost or run twice, nothing is called done that is not, no notebook is left behind."
+"Sweeps under faults: nothing finished is lost or run twice, nothing is falsely done, no notebook is left behind."
 
 import json
 import os
@@ -16,6 +16,7 @@ from conftest import ROOT, command, error_line, here
 
 from icportrait import bench
 from icportrait.bench import identity, recorder, sweeps
+from icportrait.bench.compare import compare_runs
 from icportrait.bench.executors import run_sweep
 from icportrait.bench.housekeeping import prune_checkpoints
 from icportrait.bench.machine import process_start_time
@@ -25,20 +26,40 @@ from icportrait.bench.runs import list_runs, lock_run, read_metrics, read_status
 from icportrait.bench.sweeps import load_sweep, make_sweep, plan_sweep
 from icportrait.files import BenchError, RunLocked, write_json
 
-PARAMETERS = "steps: int = 6  # how many, in [1,1000]\nkind: str = 'a'  # one of 'a', 'b'\npause: float = 0.05  # seconds of a step\nseed: int = 0\nout: str = 'outputs/tiny'"
+PARAMETERS = """steps: int = 6  # how many, in [1,1000]
+kind: str = 'a'  # one of 'a', 'b'
+pause: float = 0.05  # seconds of a step
+seed: int = 0
+out: str = 'outputs/tiny'"""
 # counts up to `steps`, and goes on from where it was; it also notes how often it came to its end
-WORK = """import json,os,time
+WORK = """import json
+import os
+import time
 from pathlib import Path
 state = Path(out, 'checkpoint.json')
-try: done = json.loads(state.read_text())
-except (OSError, ValueError): done = []
+temporary = Path(out, '.checkpoint.tmp')
+try:
+    done = json.loads(state.read_text())
+except (OSError, ValueError):
+    done = []
 while len(done) < steps:
-    time.sleep(pause); done.append((len(done)*7 + seed*3 + (kind == 'b')) % 11)
-    Path(out, '.checkpoint.tmp').write_text(json.dumps(done)); os.replace(Path(out, '.checkpoint.tmp'), state)"""
-LAST = """with open(Path(out).parent.parent/'finished.txt', 'a') as f: f.write(Path(out).name + '\\n')
+    time.sleep(pause)
+    done.append((len(done)*7 + seed*3 + (kind == 'b')) % 11)
+    temporary.write_text(json.dumps(done))
+    os.replace(temporary, state)"""
+LAST = """with open(Path(out).parent.parent/'finished.txt', 'a') as f:
+    f.write(Path(out).name + '\\n')
 Path(out, 'metrics.json').write_text(json.dumps(dict(total=sum(done), curve=done)))"""
 # waits for Ctrl-C, and then takes a while to save; the next time it goes on at once
-SAVE = "import time\nfrom pathlib import Path\ntry:\n    Path(out, 'alive').write_text(''); time.sleep(60 if not Path(out, 'saved').exists() else 0)\nexcept KeyboardInterrupt:\n    time.sleep(SECONDS); Path(out, 'saved').write_text(''); raise"
+SAVE = """import time
+from pathlib import Path
+try:
+    Path(out, 'alive').write_text('')
+    time.sleep(60 if not Path(out, 'saved').exists() else 0)
+except KeyboardInterrupt:
+    time.sleep(SECONDS)
+    Path(out, 'saved').write_text('')
+    raise"""
 posix = pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
 
 
@@ -84,7 +105,10 @@ def start(file, root, *args, stderr=subprocess.PIPE):
         str(root),
         *args,
     ]
-    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def listen():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     started.append(
         subprocess.Popen(
             line,
@@ -92,7 +116,7 @@ def start(file, root, *args, stderr=subprocess.PIPE):
             stderr=stderr,
             text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-            preexec_fn=hear,
+            preexec_fn=listen,
             start_new_session=True,
         )
     )
@@ -207,7 +231,13 @@ def test_notebook_dies_with_its_runner(experiment, tmp_path):
 @posix
 def test_what_a_killed_notebook_started_is_ended(experiment, tmp_path):
     "A helper process that outlives its notebook is found and ended by the next start."
-    helper = "import subprocess,sys,time\nfrom pathlib import Path\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'], start_new_session=True)\nPath(out, 'helped').write_text('')\ntime.sleep(50 if not Path(out, 'again').exists() else 0)"
+    helper = """import subprocess
+import sys
+import time
+from pathlib import Path
+subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'], start_new_session=True)
+Path(out, 'helped').write_text('')
+time.sleep(50 if not Path(out, 'again').exists() else 0)"""
     experiment(helper, WORK, LAST, name="helper", parameters=PARAMETERS)
     (tmp_path / "helper.yaml").write_text("experiment: helper.ipynb\n")
     root = tmp_path / "outputs"
@@ -225,27 +255,24 @@ def test_what_a_killed_notebook_started_is_ended(experiment, tmp_path):
 
 
 @posix
-def test_ctrl_c(experiment, tmp_path):
+@pytest.mark.parametrize("times, patience", [(1, 1), (2, 25)])
+def test_ctrl_c(experiment, tmp_path, times, patience):
     "Once: the run may save, and the sweep ends. Twice: it does not wait."
-    for times, patience in ((1, 1), (2, 25)):
-        experiment(SAVE.replace("SECONDS", str(patience)), name=f"save{times}", parameters=PARAMETERS)
-        (tmp_path / "save.yaml").write_text(f"experiment: save{times}.ipynb\nseeds: 2\n")
-        root = tmp_path / f"outputs{times}"
-        p = start(tmp_path / "save.yaml", root)
-        until(lambda: list(root.rglob("alive")))
-        began = time.monotonic()
+    experiment(SAVE.replace("SECONDS", str(patience)), name="save", parameters=PARAMETERS)
+    (tmp_path / "save.yaml").write_text("experiment: save.ipynb\nseeds: 2\n")
+    root = tmp_path / "outputs"
+    p = start(tmp_path / "save.yaml", root)
+    until(lambda: list(root.rglob("alive")))
+    began = time.monotonic()
+    ctrl_c(p)
+    if times == 2:
+        time.sleep(2)
         ctrl_c(p)
-        if times == 2:
-            time.sleep(2)
-            ctrl_c(p)
-        _, err = p.communicate(timeout=60)
-        assert p.returncode == 130 and "icportrait: interrupted" in err and "Traceback" not in err, err
-        assert len(list(root.rglob("saved"))) == (times == 1) and (times == 1 or time.monotonic() - began < 22)
-        assert sorted(o.state for o in plan_sweep(load_sweep(tmp_path / "save.yaml"), root).runs) == [
-            "interrupted",
-            "queued",
-        ]
-        assert not kernels(root)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and "icportrait: interrupted" in err and "Traceback" not in err, err
+    assert len(list(root.rglob("saved"))) == (times == 1) and (times == 1 or time.monotonic() - began < 22)
+    states = sorted(o.state for o in plan_sweep(load_sweep(tmp_path / "save.yaml"), root).runs)
+    assert states == ["interrupted", "queued"] and not kernels(root)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +361,13 @@ def test_really_full_disk(experiment, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting is not allowed")
     try:
-        fill = f"from pathlib import Path\np = Path({str(disk)!r}, 'ballast')\nif not Path({str(disk)!r}, 'enough').exists():\n    with p.open('wb') as f:\n        for _ in range(1000): f.write(bytes(8192)); f.flush()"
+        fill = f"""from pathlib import Path
+p = Path({str(disk)!r}, 'ballast')
+if not Path({str(disk)!r}, 'enough').exists():
+    with p.open('wb') as f:
+        for _ in range(1000):
+            f.write(bytes(8192))
+            f.flush()"""
         nb = experiment(fill, WORK, LAST, name="fill", parameters=PARAMETERS)
         with pytest.raises(BenchError, match="(?i)no space left"):
             run_notebook(nb, dict(steps=1), root=disk / "outputs")
@@ -377,11 +410,12 @@ def test_library_edited_during_the_sweep(work, tmp_path, monkeypatch):
 
 @posix
 def test_two_sweeps_at_once(work, tmp_path):
-    "They share the work: each run is done once."
+    "They share the work: each run is done once, and the first to finish waits for the other."
     root = tmp_path / "outputs"
     both = [start(work, root) for _ in range(2)]
     for p in both:
-        p.communicate(timeout=300)
+        _, err = p.communicate(timeout=300)
+        assert p.returncode == 0 and "not done" not in err, err
     ends = run_sweep(work, root)
     assert {s for s, _ in ends.values()} == {"done"} and table(work, root) == expected(work, root)
     assert sorted((root / "finished.txt").read_text().split()) == sorted(ends)
@@ -572,8 +606,6 @@ def test_mlflow(work, tmp_path):
 
 def test_keep_a_comparison(work, tmp_path):
     "The page of a sweep becomes a result: its table, its curve, and where all of it comes from."
-    from icportrait.bench.compare import compare_runs
-
     experiment = (
         (tmp_path / "work.ipynb")
         .read_text()
@@ -620,9 +652,10 @@ def test_progress_in_a_terminal(work, tmp_path):
 
 
 def test_crontab_line(work, tmp_path):
-    "The command of the recipe with the little environment that cron gives, twice: the second time there is nothing to do."
+    "The command of the recipe with the little environment that cron gives; the second time there is nothing to do."
     env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "PYTHONPATH": str(ROOT)}
-    line = f'cd {tmp_path} && "{sys.executable}" -c "from icportrait.cli.main import app; app()" sweep work.yaml >> cron.log 2>&1'
+    python = f'"{sys.executable}" -c "from icportrait.cli.main import app; app()"'
+    line = f"cd {tmp_path} && {python} sweep work.yaml >> cron.log 2>&1"
     for _ in range(2):
         subprocess.run(line, shell=True, env=env, check=True, timeout=300, stdin=subprocess.DEVNULL)
     assert (tmp_path / "cron.log").read_text().count("6 done") == 2
@@ -630,7 +663,7 @@ def test_crontab_line(work, tmp_path):
 
 
 def test_scheduler_notebook(work, tmp_path):
-    "What Airflow's PapermillOperator does, with the notebook of the recipe: it succeeds when all runs are done, and fails when one is not."
+    "What Airflow's PapermillOperator does: it succeeds when all runs are done, and fails when one is not."
     import papermill
 
     notebook, params = (
@@ -672,7 +705,7 @@ def test_jobs_of_a_cluster(work, tmp_path):
 
 @posix
 def test_job_at_its_time_limit(experiment, tmp_path):
-    "submitit warns a job before its time is up: the run saves and is interrupted, not failed, and the next job continues it."
+    "submitit warns a job before its time is up: the run saves, is interrupted, and the next job continues it."
     submitit = pytest.importorskip("submitit")
     experiment(SAVE.replace("SECONDS", "1"), WORK, LAST, name="work", parameters=PARAMETERS)
     (tmp_path / "one.yaml").write_text("experiment: work.ipynb\n")
@@ -735,7 +768,7 @@ def test_ray_worker_killed(work, tmp_path, ray, rng):
 
 @posix
 def test_ray_cluster_killed(work, tmp_path, ray, rng):
-    "Everything of Ray is killed at once; the command ends, no notebook is left, and an inline sweep finishes the work."
+    "Everything of Ray is killed at once; no notebook is left, and an inline sweep finishes the work."
     root = tmp_path / "outputs"
     (tmp_path / "slow.yaml").write_text("experiment: work.ipynb\nfixed: {pause: 1}\nseeds: 2\n")
     p = start(tmp_path / "slow.yaml", root, "--on", "ray", "--workers", "2")
@@ -754,7 +787,7 @@ def test_ray_cluster_killed(work, tmp_path, ray, rng):
 @posix
 @pytest.mark.parametrize("times", [1, 2])
 def test_ray_ctrl_c(experiment, tmp_path, ray, times):
-    "Once: both runs may save, and the sweep ends. Twice: it does not wait. No process is left, neither of the runs nor of Ray."
+    "Once: both runs may save, and the sweep ends. Twice: it does not wait. No process is left, of the runs or of Ray."
     experiment(SAVE.replace("SECONDS", "4" if times == 1 else "25"), WORK, LAST, name="save", parameters=PARAMETERS)
     (tmp_path / "save.yaml").write_text("experiment: save.ipynb\nseeds: 3\n")
     root = tmp_path / "outputs"
@@ -800,3 +833,85 @@ def test_ray_runner_killed(work, tmp_path, ray, rng):
     )
     assert "done" not in {s for s, _ in table(tmp_path / "slow.yaml", root).values()}
     assert {s for s, _ in run_sweep(tmp_path / "slow.yaml", root).values()} == {"done"}
+
+
+HUNDRED = list(range(100))
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("fixed: {d: {a: .nan}}", "'d' holds nan"),
+        ("fixed: {d: {a: 2024-01-01}}", "'d' holds a date (2024-01-01)"),
+        ("grid: {d: [{2024-01-01: 1}]}", "'d' holds a date"),
+        ("fixed: {d: 2024-13-45}", "not YAML"),
+        ("fixed: {l: [.inf]}", "'l' holds inf"),
+        ("random: {samples: 1, parameters: {f: {uniform: [0, .nan]}}}", "finite number"),
+        ("fixed: &a {d: *a}", "bad.yaml"),
+        (f"grid: {{n: {HUNDRED}, m: {HUNDRED}, k: {HUNDRED}, j: {HUNDRED}}}", "100,000,000 runs are too many"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--dry-run", "--json"])
+def test_values_that_no_notebook_can_be_given(experiment, tmp_path, text, says, option):
+    "One line, at once, and nothing has started."
+    integers = "".join(f"{o}: int = 1\n" for o in "nmkj")
+    parameters = f"d: dict = {{}}\nl: list = []\nf: float = 1.0\n{integers}out: str = ''"
+    experiment("1", name="odd", parameters=parameters)
+    (tmp_path / "bad.yaml").write_text(f"experiment: odd.ipynb\n{text}\n")
+    began = time.process_time()
+    said = error_line(here("sweep", tmp_path / "bad.yaml", "--root", tmp_path / "outputs", option))
+    assert says in said and not (tmp_path / "outputs").exists()
+    assert time.process_time() - began < 3
+
+
+def test_values_of_a_sweep_arrive(experiment, tmp_path):
+    "Integer keys, tuples and None, through a sweep file as well."
+    parameters = "d: dict = {}\nt: tuple[int, int] = (1, 2)\no: int | None = 1\nout: str = ''"
+    code = "from icportrait.bench import write_metrics\nwrite_metrics(out, dict(d=repr(d), t=repr(t), o=repr(o)))"
+    experiment(code, name="odd", parameters=parameters)
+    (tmp_path / "odd.yaml").write_text("experiment: odd.ipynb\nfixed: {d: {1: a}, t: [3, 4], o: null}\n")
+    run_sweep(tmp_path / "odd.yaml", tmp_path / "outputs")
+    (run,) = plan_sweep(load_sweep(tmp_path / "odd.yaml"), tmp_path / "outputs").runs
+    assert read_metrics(run.folder) == dict(d="{1: 'a'}", t="(3, 4)", o="None") and run.state == "done"
+
+
+def test_names_of_runs(experiment, tmp_path):
+    "No paths, and never two that begin the same and are cut."
+    experiment("1", name="odd", parameters="start: str = ''\nsizes: list[int] = []\nout: str = ''")
+    starts = [str(tmp_path / "a long folder name" / o) for o in ("first", "second")]
+    grid = dict(start=starts, sizes=[list(range(60)), [1, 2]])
+    names = [o.id for o in plan_sweep(make_sweep(experiment=str(tmp_path / "odd.ipynb"), grid=grid), tmp_path).runs]
+    assert [o.rpartition("-")[0] for o in names] == [
+        "start=first_and-1-more",
+        "start=first_sizes=1-2",
+        "start=second_and-1-more",
+        "start=second_sizes=1-2",
+    ]
+
+
+def test_one_run_has_no_interval(work, tmp_path):
+    "In the table, in JSON, and on the page."
+    root = tmp_path / "outputs"
+    one = make_sweep(experiment=str(tmp_path / "work.ipynb"), fixed=dict(pause=0.0))
+    run_sweep(one, root)
+    assert "n = 1, no interval" in here("compare", root, "--no-page", "--figures", "total").stdout
+    (group,) = json.loads(here("compare", root, "--no-page", "--figures", "total", "--json").stdout)
+    assert (group["total"]["low"], group["total"]["high"]) == (None, None) and group["total"]["mean"] > 0
+    page = compare_runs(root, root, figures="total", out=tmp_path / "page")
+    assert "n = 1, no interval" in (page / "report.html").read_text()
+    assert read_metrics(page)["groups"]["all"]["total"]["low"] is None
+
+
+def test_figures_of_any_name(experiment, tmp_path):
+    "`pck@0.1_after.mean` is selected by, sorted by, and shown."
+    code = """from icportrait.bench import write_metrics
+write_metrics(out, {'pck@0.1_after': dict(mean=seed / 4)})"""
+    experiment(code, name="odd", parameters="seed: int = 0\nout: str = ''")
+    root = tmp_path / "outputs"
+    run_sweep(make_sweep(experiment=str(tmp_path / "odd.ipynb"), seeds=3), root)
+    name = "pck@0.1_after.mean"
+    rows = json.loads(here("runs", root, "-w", f"{name}>0.2", "--sort", f"-{name}", "--json").stdout)
+    assert [o["parameters"]["seed"] for o in rows] == [2, 1]
+    compared = ["compare", root, "--no-page", "--figures", name, "-w", f"{name} <= 0.25", "--json"]
+    (group,) = json.loads(here(*compared).stdout)
+    assert group["runs"] == 2 and group[name]["mean"] == 0.125

@@ -60,7 +60,7 @@ def _ended(run: Run) -> tuple[str, str | None]:  # state, error
 
 def _wait_for_others(plan: Plan, ends: dict, tell: Callable, work: Callable, every: float = 1.0):
     "Wait for runs that another process works on; run what it leaves undone."
-    told = set()
+    reported = set()
     while left := [o for o in plan.runs if ends[o.id][0] == "running"]:
         for run in left:
             state, error = _ended(run)
@@ -68,9 +68,9 @@ def _wait_for_others(plan: Plan, ends: dict, tell: Callable, work: Callable, eve
                 tell(run, state, error)
             elif state != "running":
                 work([run])
-            elif run.id not in told:
+            elif run.id not in reported:
                 tell(run, "running", _ELSEWHERE)
-                told.add(run.id)
+                reported.add(run.id)
         if any(state == "running" for state, _ in ends.values()):
             time.sleep(every)
 

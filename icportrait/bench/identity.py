@@ -241,7 +241,7 @@ def run_name(
     left = len(parts) - len(shown)
     return "_".join([*shown, *([f"and-{left}-more"] if left else [])]) or "defaults"
 
-
+# %% ../../nbs/bench/02_identity.ipynb #80f2c6d6
 def run_id(
     experiment: Experiment,
     params: dict,  # all of them, as `full_parameters` gives them

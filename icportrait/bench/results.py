@@ -86,7 +86,7 @@ def keep_image(
     with atomic_path(out) as p:
         image.save(p, "JPEG", quality=90, optimize=True)
 
-
+# %% ../../nbs/bench/07_results.ipynb #c1c73935
 def keep_result(
     name: str,  # of the result
     folder: str | Path,  # a run folder that is done

@@ -116,12 +116,13 @@ def _work(experiment: Experiment, given: dict, variables: dict, recorder: Record
     _supervise(experiment, given | dict(out=folder.as_posix()), variables, recorder)
 
 # %% ../../nbs/bench/09_runner.ipynb #28d55373
-def _command(experiment: Experiment, asked: dict) -> str:
-    "The command that gives the same run."
+def _description(experiment: Experiment, asked: dict, full: dict, code: str) -> dict:
+    "What a status says about its run, the command that gives the same run included."
     pairs = [part for k, v in asked.items() for part in ("-p", f"{k}={v}")]
-    return shlex.join(["icportrait", "run", experiment.name, *pairs])
+    command = shlex.join(["icportrait", "run", experiment.name, *pairs])
+    return dict(experiment=experiment.name, code=code, parameters=as_json(full), command=command)
 
-
+# %% ../../nbs/bench/09_runner.ipynb #c7dd3e52
 def run_notebook(
     notebook: str | Path | Experiment,  # a path, the name of a shipped experiment, or one that was read
     params: dict | None = None,  # name -> value or text; the rest keep their defaults
@@ -153,12 +154,9 @@ def run_notebook(
             watch,
             before=before if was == "continued" else None,
             memory_gb=memory_gb,
-            experiment=experiment.name,
             id=folder.name,
-            code=code,
-            parameters=as_json(full),
-            command=_command(experiment, params or {}),
             continued=was == "continued",
+            **_description(experiment, params or {}, full, code),
             **fields,
         )
         _work(experiment, given, variables or {}, recorder)

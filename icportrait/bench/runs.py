@@ -267,7 +267,7 @@ def _looked_into(at: Path, root: Path) -> tuple[list[Path], list[Path]]:  # fold
         return [], []
     return [o for o in folders if is_run(o)], []
 
-
+# %% ../../nbs/bench/05_runs.ipynb #238bfd2b
 def run_folders(
     root: str | Path,  # where run folders are
     depth: int = 4,  # folders below it that are looked into

@@ -140,7 +140,7 @@ class Sweep(Part):
             seeds=[self.seed_parameter] if self.seeds else [],
         )
 
-
+# %% ../../nbs/bench/11_sweeps.ipynb #34d4784c
 def _check_parts(parts: dict[str, list[str]]):
     "Raise where a parameter is given twice."
     where = {}
