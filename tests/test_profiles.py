@@ -381,9 +381,11 @@ def test_damaged_caches(toy):
     vae = torch.nn.Conv2d(3, 4, 8, 8)
     cache = toy.parent / "cache"
 
+    def encode(vae, images):
+        return vae(images)
+
     def both():
         profiles = load_profiles(toy, "all", cache=cache, progress=False)
-        encode = lambda vae, images: vae(images)  # noqa: E731
         return profiles, build_latents(vae, profiles, encode, lights=LightTable(2), cache=cache, progress=False)
 
     profiles, latents = both()
@@ -433,7 +435,7 @@ def test_other_heads_are_not_mixed(toy):
 
 
 def test_interrupted(tmp_path, whole):
-    "Ctrl-C in the middle: the finished shards are whole, and the same call goes on."
+    "Ctrl-C in the middle: the finished shards are whole, and the same call continues."
 
     def stop(identity, *a, **k):
         if identity == 1:

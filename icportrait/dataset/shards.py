@@ -41,7 +41,7 @@ from ..world.rig import LIGHTS, RIG, Camera
 
 # %% ../../nbs/dataset/01_shards.ipynb #49168368
 def rig_views(
-    identity: int,  # seed of the head; the mannequin is seen by all
+    identity: int,  # seed of the head; all see the mannequin
     views: int,  # how many cameras
     seed: int = 0,  # of the data set
 ) -> list[int]:  # sorted indices into RIG

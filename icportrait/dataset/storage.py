@@ -50,10 +50,10 @@ def check_free_space(
     needed: float,  # bytes
 ) -> None:
     "Raise a ProfileError where the disk has less room than is needed."
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise ProfileError(
             f"{folder}: {needed / 2**20:.0f} MB needed, {free / 2**20:.0f} MB free; free some, or choose another disk"
@@ -355,20 +355,20 @@ def decode_row(
     size = row["size"]
     top, left, bottom, right = row["box"]
 
-    def place(values):
+    def full_size(values):
         full = np.zeros((size, size, *values.shape[2:]), values.dtype)
         full[top:bottom, left:right] = values
         return full
 
     def grey(column):
-        return place(read_image(row[column])[..., 0])
+        return full_size(read_image(row[column])[..., 0])
 
     return dict(
         levels=np.stack([read_image(image) for image in row["olat"]]),
-        point=place(unpack_map(row["point"])),
-        normal=place(read_image(row["normal"])),
-        albedo=place(read_image(row["albedo"])),
-        depth=place(unpack_map(row["depth"], 1))[..., 0],
+        point=full_size(unpack_map(row["point"])),
+        normal=full_size(read_image(row["normal"])),
+        albedo=full_size(read_image(row["albedo"])),
+        depth=full_size(unpack_map(row["depth"], 1))[..., 0],
         alpha=grey("alpha"),
         mask=grey("mask").astype(bool),
         parts=grey("parts"),
