@@ -55,7 +55,7 @@ def test_results(measured, tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     env = dict(ICPORTRAIT_HOME=str(tmp_path))
     error_line(command("results", "light-stage", "--json", env=env))  # there is none yet
-    keep = ("--keep", measured / "run", "--picture", "seconds.png")
+    keep = ("--keep", measured / "run", "--image", "seconds.png")
     stored = command("results", "light-stage", *keep, "--json", env=env)
     assert stored.returncode == 0, stored.stderr
     result = json.loads(stored.stdout)

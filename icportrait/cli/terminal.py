@@ -224,7 +224,7 @@ def print_table(
     is_terminal = sys.stdout.isatty()
     Console(file=sys.stdout, force_jupyter=False, force_terminal=is_terminal, width=width).print(table)
 
-
+# %% ../../nbs/cli/00_terminal.ipynb #af785c15
 def print_json(
     obj,  # anything that JSON can hold
 ):
