@@ -120,7 +120,7 @@ def read_result(
     name: str,  # of the result
     root: str | Path | None = None,  # data/results by default
 ) -> dict:  # name, provenance, figures
-    "A kept result."
+    "A stored result."
     root = Path(root or home() / "data" / "results")
     there = sorted(o.stem for o in root.glob("*.json"))
     if name not in there:
