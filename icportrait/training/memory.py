@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.appearance import AppearanceBatch, AppearanceNet, appearance_loss
+from ..model.fingerprint import fingerprint
 from ..model.matching import MatchingBatch, MatchingNet, matching_loss
 from .checkpoints import TrainingError
 from .optimizers import EMA, make_optimizer
@@ -75,12 +76,13 @@ def _stage(
 
     if name not in ("matching", "appearance"):
         raise TrainingError(f"stage must be 'matching' or 'appearance', not {name!r}")
+    origin = fingerprint(unet)  # here, since it reads numbers, which the meta device does not have
     if name == "matching":
         with torch.device(device):
-            matching = MatchingNet(unet, upto=upto)
+            matching = MatchingNet(unet, upto=upto, base=origin)
         return matching, lambda batch: matching_loss(matching, batch)
     with torch.device(device):
-        appearance = AppearanceNet(unet)
+        appearance = AppearanceNet(unet, base=origin)
     base = SimpleNamespace(unet=unet, scheduler=DDIMScheduler())
     return appearance, lambda batch: appearance_loss(base, appearance, batch)
 
