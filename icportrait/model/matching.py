@@ -171,7 +171,7 @@ def dift_match(
         costs[name] = cost_volume(target, source)
     return matches_from_costs(neighbourhood_consensus(costs, consensus_radius))
 
-# %% ../../nbs/model/06_matching.ipynb #a3d15928
+# %% ../../nbs/model/06_matching.ipynb #1e727e8f
 def identity_match(
     source_latents: Tensor,  # [B,C,h,w] of the profile; not read
     target_latents: Tensor,  # [B,C,h,w] of the lighting image; only its shape is read
