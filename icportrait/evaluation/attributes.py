@@ -45,15 +45,12 @@ class Renders:
 
 # %% ../../nbs/evaluation/02_attributes.ipynb #8a912c3d
 def random_scene(
-    profiles: ProfileSet,  # a split
-    i: int,  # position of the view
     seed: list[int],  # of light and background
-) -> tuple[np.ndarray, Tensor]:  # light [L,3], image [3,H,W] in [0,1]
-    "A view under a random light and in front of a random background, as in pretraining."
+) -> tuple[np.ndarray, np.ndarray]:  # OLAT weights [L,3], linear background colour [3] in [0,1]
+    "A random light and a random background, as in pretraining."
     rng = np.random.default_rng(seed)
     background = np.clip(rng.uniform(0.02, 0.7) * np.exp(rng.normal(0, 0.25, 3)), 0, 1)
-    light = random_light(rng)
-    return light, profiles.image(i, light, background)
+    return random_light(rng), background
 
 # %% ../../nbs/evaluation/02_attributes.ipynb #3f06b5c4
 def mirror_renders(
@@ -75,7 +72,8 @@ def _render(
     profiles: ProfileSet, i: int, size: int, seed: list[int], params: dict | None
 ) -> tuple[Tensor, Tensor, dict]:  # image [3,size,size] uint8, mask [1,size,size] bool, attribute -> class
     "One view under its random light, and what it shows; `params` of its person are None for the mannequin."
-    light, image = random_scene(profiles, i, seed)
+    light, background = random_scene(seed)
+    image = profiles.image(i, light, background)
     labels = dict.fromkeys(ATTRIBUTES, -1)
     if params is not None:
         labels = attributes_of(params, int(profiles.camera[i]), light)

@@ -23,7 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from ..images import save_image
-from .checkpoints import TrainingError, checkpoints, latest_checkpoint, write_checkpoint
+from icportrait.training.checkpoints import (
+    TrainingError,
+    TrainingSettingError,
+    checkpoints,
+    latest_checkpoint,
+    write_checkpoint,
+)
 from .history import History
 from icportrait.training.optimizers import (
     EMA,
@@ -312,7 +318,7 @@ def train(
     from tqdm.auto import tqdm
 
     if mixed_precision not in ("no", "bf16"):
-        raise TrainingError(f"mixed_precision {mixed_precision!r} is not known: choose 'no' or 'bf16'")
+        raise TrainingSettingError(f"mixed_precision {mixed_precision!r} is not known: choose 'no' or 'bf16'")
     began = time.perf_counter()
     folder = Path(folder) if folder else None
     named = named_parameters(parameters)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..model.appearance import AppearanceBatch, AppearanceNet, appearance_loss
 from ..model.fingerprint import fingerprint
 from ..model.matching import MatchingBatch, MatchingNet, matching_loss
-from .checkpoints import TrainingError
+from .checkpoints import TrainingSettingError
 from .optimizers import EMA, make_optimizer
 from .stages import checkpoint_activations
 
@@ -75,7 +75,7 @@ def _stage(
     from diffusers import DDIMScheduler
 
     if name not in ("matching", "appearance"):
-        raise TrainingError(f"stage must be 'matching' or 'appearance', not {name!r}")
+        raise TrainingSettingError(f"stage must be 'matching' or 'appearance', not {name!r}")
     origin = fingerprint(unet)  # here, since it reads numbers, which the meta device does not have
     if name == "matching":
         with torch.device(device):
@@ -251,7 +251,7 @@ def measure_stage(
 ) -> dict[str, float]:  # seconds_per_step, seconds_to_sample (medians), memory_gb (GiB above what was taken before)
     "Train and sample a stage of a base with random weights; on a processor, call it by `in_own_process`."
     if steps < 1:
-        raise TrainingError(f"steps must be 1 or more, not {steps}")
+        raise TrainingSettingError(f"steps must be 1 or more, not {steps}")
     unet = full_size_unet() if unet is None else deepcopy(unet)
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)

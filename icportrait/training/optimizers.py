@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import TrainingError
+from .checkpoints import TrainingError, TrainingSettingError
 
 # %% ../../nbs/training/01_optimizers.ipynb #394becd5
 def learning_rate(
@@ -25,7 +25,7 @@ def learning_rate(
 ) -> float:
     "The learning rate of one step."
     if schedule not in ("cosine", "constant"):
-        raise TrainingError(f"schedule {schedule!r} is not known: choose 'cosine' or 'constant'")
+        raise TrainingSettingError(f"schedule {schedule!r} is not known: choose 'cosine' or 'constant'")
     if step < warmup:
         return lr * (step + 1) / (warmup + 1)
     if schedule == "constant":
@@ -91,7 +91,7 @@ def make_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **kwargs)
     if name != "adamw8bit":
-        raise TrainingError(f"optimizer {name!r} is not known: choose 'adamw' or 'adamw8bit'")
+        raise TrainingSettingError(f"optimizer {name!r} is not known: choose 'adamw' or 'adamw8bit'")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as e:

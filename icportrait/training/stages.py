@@ -17,7 +17,7 @@ from ..dataset.pairs import PairBatch
 from ..devices import default_precision
 from ..model.appearance import AppearanceBatch, warp_image
 from ..model.matching import MatchingBatch
-from .checkpoints import TrainingError
+from .checkpoints import TrainingSettingError
 
 # %% ../../nbs/training/04_stages.ipynb #b5f10002
 def stage_precision(
@@ -29,7 +29,7 @@ def stage_precision(
     chosen = default_precision(device) if precision == "auto" else precision
     if half and chosen != "bf16":
         reason = " (this machine is slow at bf16)" if precision == "auto" else ""
-        raise TrainingError(
+        raise TrainingSettingError(
             "half=True keeps the weights in bf16 and needs precision='bf16', "
             f"not {chosen!r}{reason}: set it, or half=False"
         )
