@@ -18,7 +18,15 @@ from torch import Tensor
 from ..dataset.profiles import LightTable, ProfileSet
 from ..dataset.storage import MANNEQUIN
 from .identity import IdentityEncoder, embed, rank1
-from .metrics import angle_between, bootstrap_ci, light_error, psnr, shuffled_identities, ssim
+from icportrait.evaluation.metrics import (
+    EvaluationError,
+    angle_between,
+    bootstrap_ci,
+    light_error,
+    psnr,
+    shuffled_identities,
+    ssim,
+)
 from ..model.stitching import mask_image
 from ..world.relighting import light_direction
 from ..world.rig import RIG
@@ -78,7 +86,7 @@ def _portrait_cases(profiles: ProfileSet, lights: int, most: int, rng: np.random
     shift = rng.integers(1, lights, size=len(drawn))
     return [PortraitCase(*c, wrong_light=int((c[4] + s) % lights)) for c, s in zip(drawn, shift, strict=True)]
 
-
+# %% ../../nbs/evaluation/05_portraits.ipynb #8a019b68
 def _relighting_cases(profiles: ProfileSet, lights: int, every: int, rng: np.random.Generator) -> list[RelightingCase]:
     "Every n-th view, with a light that is given and another that is wanted."
     views = np.flatnonzero(profiles.identity != MANNEQUIN)[::every]
@@ -97,7 +105,7 @@ def draw_protocol(
     "The questions to a portrait maker."
     lights = lights or LightTable()
     if lights.lights < 2:
-        raise ValueError("a wrong light needs at least two lights for each camera: LightTable(2) or more")
+        raise EvaluationError("a wrong light needs at least two lights for each camera: LightTable(2) or more")
     rng = np.random.default_rng([seed, 11])
     cases = _portrait_cases(profiles, lights.lights, portraits, rng)
     relighting = _relighting_cases(profiles, lights.lights, relighting_every, rng)

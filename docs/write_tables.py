@@ -1,0 +1,94 @@
+"""Fill the tables of docs/results.md from data/results: `python docs/write_tables.py`. Nobody types a figure."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results.md"
+
+
+def figures(name: str) -> dict:
+    "The figures of a kept result."
+    return json.loads((ROOT / "data" / "results" / f"{name}.json").read_text(encoding="utf-8"))["figures"]
+
+
+def with_interval(part: dict, name: str, digits: int = 3) -> str:
+    "A figure of the demo's portraits or relighting, with its interval."
+    low, high = part["interval"][name]
+    return f"{part[name]:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
+
+
+def matched(part: dict, threshold: str) -> str:
+    "PCK of one matcher at a threshold, all pairs and those of distant views."
+    return f"{part[f'pck@{threshold}']:.2f} (distant views {part[f'pck@{threshold}_wide']:.2f})"
+
+
+def demo_table() -> str:
+    "The demo's figures beside their controls."
+    found = figures("demo")
+    m, p, r = found["matching"], found["portrait"], found["relighting"]
+    names = dict(trained="200 LoRA steps", identity="identity flow", zero_shot="zero-shot", dift="best untrained features")
+    rows = []
+    for threshold in ("0.1", "0.05"):
+        others = "; ".join(f"{names[k]} {matched(m[k], threshold)}" for k in ("identity", "zero_shot", "dift"))
+        rows.append((f"matching, PCK@{threshold} of the head's size", matched(m["trained"], threshold), others))
+    others = ", ".join(f"{names[k]} {m[k]['epe_px']:.1f}" for k in ("identity", "zero_shot", "dift"))
+    rows.append(("matching, end-point error in pixels of 128", f"{m['trained']['epe_px']:.2f}", others))
+    controls = {
+        "rank1": (f"portraits, rank-1 of {p['identities']} people", "shuffled_profile lighting_person ceiling"),
+        "light_error_deg": ("portraits, light error in degrees (median)", "wrong_light constant_light ceiling"),
+        "psnr": ("portraits, PSNR in dB", "shuffled_profile copy_profile copy_lighting"),
+    }
+    said = dict(
+        shuffled_profile="shuffled profile",
+        lighting_person="the lighting image's person",
+        ceiling="real images",
+        wrong_light="wrong light",
+        constant_light="constant light",
+        copy_profile="profile copied",
+        copy_lighting="lighting image copied",
+        copy_input="input copied",
+        interpolated="visible pixels interpolated",
+    )
+    for name, (title, others) in controls.items():
+        beside = "; ".join(f"{said[o]} {with_interval(p, f'{name}_{o}')}" for o in others.split())
+        rows.append((title, with_interval(p, name), beside))
+    rows.append(("portraits, PSNR on the head in dB", with_interval(p, "psnr_head"), ""))
+    beside = "; ".join(f"{said[o]} {with_interval(r, f'psnr_{o}')}" for o in ("copy_input", "interpolated"))
+    rows.append(("relighting by the masked answer, PSNR in dB", with_interval(r, "psnr"), beside))
+    copied = f"input copied {with_interval(r, 'psnr_copy_input')}"
+    rows.append(("relighting by a mannequin, PSNR in dB", with_interval(r, "psnr_mannequin"), copied))
+    return table(rows)
+
+
+def base_table() -> str:
+    "What the base has learned, the strict floor first."
+    found = figures("base")
+    a, u, w = found["autoencoder"], found["unet"], found["prompts"]
+    kid = u["kid_ratio_held_out"]
+    rows = [
+        ("KID to renders of training identities, over its floor", f"{kid:.1f}", "1 would be another set of renders"),
+        ("FID, over the distance of two halves", f"{u['fid_ratio_split_half']:.1f}", f"{u['fid_ratio_held_out']:.2f} over held-out renders"),
+        ("distance to the nearest training render, over that of held-out identities", f"{u['nearest_train_ratio']:.2f}", "below 1: memory"),
+        ("attributes of the prompt that an attribute classifier finds", f"{w['hits']:.2f}", f"{w['hits_by_accident']:.2f} by accident, {w['hits_of_renders']:.2f} in renders"),
+        ("autoencoder, PSNR on held-out identities in dB", f"{a['psnr']:.1f}", ""),
+    ]
+    return table(rows)
+
+
+def table(rows: list[tuple[str, str, str]]) -> str:
+    "Rows as Markdown."
+    head = ["| what | figure | what it stands beside |", "| --- | --- | --- |"]
+    return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def filled(text: str) -> str:
+    "The page with its tables as the kept results have them."
+    for name, write in (("demo", demo_table), ("base", base_table)):
+        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
+    return text
+
+
+if __name__ == "__main__":
+    RESULTS.write_text(filled(RESULTS.read_text(encoding="utf-8")), encoding="utf-8")
