@@ -380,7 +380,7 @@ def psnr(
     images: Tensor | np.ndarray,  # [...,C,H,W] in [0,1]
     reference: Tensor | np.ndarray,  # [...,C,H,W] in [0,1]
     mask: Tensor | None = None,  # [...,1,H,W], 1 where a pixel counts; None: all do
-) -> Tensor:  # [...] in dB, at most 100
+) -> Tensor:  # [...] in dB, at most 100; nan where a mask is empty
     "The peak signal-to-noise ratio of each image."
     dims = (-3, -2, -1)
     squared_error = (torch.as_tensor(images).float() - torch.as_tensor(reference).float()).square()
@@ -388,5 +388,5 @@ def psnr(
         mean = squared_error.mean(dims)
     else:
         count = squared_error.shape[-3] * mask.sum(dims)
-        mean = (squared_error * mask).sum(dims) / count.clamp_min(1)
+        mean = (squared_error * mask).sum(dims) / count
     return -10 * mean.clamp_min(1e-10).log10()

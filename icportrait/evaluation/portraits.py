@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GALLERY_LIGHTS', 'PortraitCase', 'RelightingCase', 'Protocol', 'frontal_views', 'draw_protocol', 'Questions',
-           'portrait_questions', 'Scores', 'psnr_on', 'Gallery', 'constant_light_direction', 'evaluate_portraits',
+           'portrait_questions', 'Scores', 'Gallery', 'constant_light_direction', 'evaluate_portraits',
            'evaluate_relighting', 'portrait_maker']
 
 # %% ../../nbs/evaluation/05_portraits.ipynb #7b928b83
@@ -169,17 +169,6 @@ class Scores:
             intervals[name] = [round(low, 4), round(high, 4)]
         return numbers | dict(cases=len(self.identity), interval=intervals)
 
-
-def psnr_on(
-    images: Tensor,  # [N,3,H,W] in [0,1]
-    ground_truth: Tensor,  # [N,3,H,W] in [0,1]
-    mask: Tensor,  # [N,1,H,W] where it counts
-) -> Tensor:  # [N] dB
-    "PSNR over the pixels of a mask, such as the head."
-    mask = mask.float()
-    error = ((images - ground_truth).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
-    return -10 * error.clamp_min(1e-10).log10()
-
 # %% ../../nbs/evaluation/05_portraits.ipynb #3bbf25bb
 GALLERY_LIGHTS = (1, 5)  # of each camera's lights
 
@@ -261,7 +250,7 @@ def evaluate_portraits(
         rank1_shuffled_profile=gallery.hits(shuffled, who, target),
         rank1_lighting_person=gallery.hits(made, lighting_person, target),
         psnr=psnr(made, q.ground_truth),
-        psnr_head=psnr_on(made, q.ground_truth, q.mask),
+        psnr_head=psnr(made, q.ground_truth, q.mask),
         psnr_shuffled_profile=psnr(shuffled, q.ground_truth),
         psnr_copy_profile=psnr(q.profile, q.ground_truth),
         psnr_copy_lighting=psnr(q.lighting, q.ground_truth),
@@ -293,7 +282,7 @@ def evaluate_relighting(
     }
     head = _head_masks(profiles, views)
     values = {f"psnr{k}": psnr(x, after) for k, x in answers.items()}
-    values |= {f"psnr_head{k}": psnr_on(x, after, head) for k, x in answers.items()}
+    values |= {f"psnr_head{k}": psnr(x, after, head) for k, x in answers.items()}
     values |= {f"ssim{k}": ssim(x, after) for k, x in answers.items()}
     return Scores(values, torch.from_numpy(np.asarray(profiles.identity))[torch.tensor(views)], relit)
 
