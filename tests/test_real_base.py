@@ -337,7 +337,7 @@ def test_with_little_memory(base, tmp_path):
         return [figures[k] for k in ("weights", "checkpointing", "precision")]
 
     figures = run("train_matching", steps=1)
-    assert figures["epe_after"]["mean"] >= 0 and memory(figures) == ["bfloat16", True, "bf16"]
+    assert figures["trained"]["epe_px"]["mean"] >= 0 and memory(figures) == ["bfloat16", True, "bf16"]
     figures = run(
         "train_appearance",
         matching=str(tmp_path / "train_matching" / "adapter"),
@@ -385,7 +385,7 @@ def test_goes_on_learning(base, tmp_path):
 
     assert said(tmp_path / "tuned")[:2] == [
         "sd, trained further on the light stage",
-        "that of the base it went on from",
+        "that of the base that was trained further",
     ]
     play(
         "pretrain_base",
