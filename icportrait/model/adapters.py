@@ -189,9 +189,15 @@ def write_adapter(
 class AdapterModel(nn.Module):
     "A net on a base's frozen UNet (`self.unet`) whose trained part is stored as an adapter."
 
-    config: dict[str, Any]  # settings that build the net again
-    base: Fingerprint  # of the base that it was made for
-    card: dict  # where it comes from
+    def __init__(
+        self,
+        config: dict[str, Any],  # settings that build the net again
+        base: Fingerprint,  # of the base that it was made for
+    ):
+        super().__init__()
+        self.config = config
+        self.base = base
+        self.card: dict = {}  # where it comes from
 
     def named_trainable(self) -> dict[str, nn.Parameter]:
         "LoRA and what is not the base's, by the names that files give them; frozen or not."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import LoraConfig
@@ -21,8 +21,8 @@ from .features import shared_copy, unet_features
 from .fingerprint import Fingerprint, fingerprint
 
 # %% auto #0
-__all__ = ['LORA_TARGETS', 'add_lora', 'Level', 'side_by_side', 'split_level', 'ControlError', 'trim', 'zero_conv', 'check_pair',
-           'lora_off', 'share_weights', 'ControlUNet']
+__all__ = ['LORA_TARGETS', 'add_lora', 'Level', 'side_by_side', 'split_level', 'ControlError', 'trim', 'zero_conv',
+           'extra_features', 'check_pair', 'lora_off', 'share_weights', 'LoraUNet', 'ControlUNet']
 
 # %% ../../nbs/model/04_control.ipynb #13711b92
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")  # attention, and convolutions of residual blocks
@@ -111,6 +111,17 @@ def zero_conv(
     return conv
 
 
+def extra_features(
+    conv: nn.Conv2d | None,  # from `zero_conv`
+    extra: Tensor | None,  # [B,E,h,2w]
+    dtype: torch.dtype,  # of the UNet
+) -> Tensor | None:  # [B,C,h,2w]
+    "What extra channels add to the output of `conv_in`."
+    if conv is None or extra is None:
+        return None
+    return conv(extra.to(conv.weight.dtype)).to(dtype)
+
+
 def _check_numbers(rank: int, extra_channels: int, timestep: int) -> None:
     "Refuse numbers outside their ranges."
     if rank < 1 or extra_channels < 0:
@@ -170,8 +181,33 @@ def share_weights(
         if name in theirs:
             p.data = theirs[name].data
 
+# %% ../../nbs/model/04_control.ipynb #c5e76bef
+class LoraUNet(AdapterModel):
+    "A net around a LoRA copy of the base's UNet (`self.unet`)."
+
+    unet: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.conv_in.weight.dtype
+
+    @contextmanager
+    def disable_lora(self) -> Iterator[Self]:
+        "Within the context LoRA is off: the base's own features."
+        with lora_off(self.unet):
+            yield self
+
+    def share_with(self, unet: Any) -> Self:
+        "The net itself, its frozen weights in the memory of the base's UNet, wherever that has moved."
+        share_weights(self.unet, unet)
+        return self
+
 # %% ../../nbs/model/04_control.ipynb #755bac5d
-class ControlUNet(AdapterModel):
+class ControlUNet(LoraUNet):
     "The base UNet's structure on the base's own weights, with LoRA and extra input channels."
 
     def __init__(
@@ -186,25 +222,15 @@ class ControlUNet(AdapterModel):
         seed: int = 0,  # seed of LoRA's first matrices
         base: Fingerprint | None = None,  # of the whole base, as `fingerprint` gives it; None: of its UNet alone
     ):
-        super().__init__()
         _check_numbers(rank, extra_channels, timestep)
-        self.config = dict(rank=rank, extra_channels=extra_channels, targets=list(targets))
-        self.config |= dict(timestep=timestep, upto=upto)
-        self.base = base or fingerprint(unet)
-        self.card = {}
+        config = dict(rank=rank, extra_channels=extra_channels, targets=list(targets))
+        config |= dict(timestep=timestep, upto=upto)
+        super().__init__(config, base or fingerprint(unet))
         self.timestep = timestep
         self.upto = upto
         self.stride = 2 ** (len(unet.config.block_out_channels) - 1)
         self.unet: Any = add_lora(trim(shared_copy(unet, share_base), upto), rank, tuple(targets), seed)
         self.extra_in: Any = zero_conv(extra_channels, unet.conv_in.out_channels)
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.conv_in.weight.dtype
 
     def features(
         self,
@@ -219,19 +245,6 @@ class ControlUNet(AdapterModel):
         "Features of both halves by level, from one forward pass over `[source | target]`."
         check_pair(self, source_latents, target_latents, extra)
         wide = side_by_side(source_latents, target_latents)
-        added = None
-        if extra is not None:
-            added = self.extra_in(extra.to(self.extra_in.weight.dtype)).to(self.dtype)
+        added = extra_features(self.extra_in, extra, self.dtype)
         levels = unet_features(self.unet, wide, self.timestep, encoder_hidden_states, added, upto or self.upto)
         return [split_level(name, x) for name, x in levels.items()]
-
-    @contextmanager
-    def disable_lora(self) -> Iterator[ControlUNet]:
-        "Within the context LoRA is off: the base's own features."
-        with lora_off(self.unet):
-            yield self
-
-    def share_with(self, unet: Any) -> ControlUNet:
-        "The net itself, its frozen weights in the memory of the base's UNet, wherever that has moved."
-        share_weights(self.unet, unet)
-        return self

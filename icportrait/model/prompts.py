@@ -47,7 +47,7 @@ HAIR_COLOURS = np.array(
     np.float32,
 )  # [5,3] linear RGB
 
-# %% ../../nbs/model/00_prompts.ipynb #3d1e0d6b
+# %% ../../nbs/model/00_prompts.ipynb #9fca191f
 def _interval(value: float, edges: tuple) -> int:
     "Index of the interval that a value lies in."
     return int(np.searchsorted(edges, value))
@@ -83,7 +83,7 @@ def attributes_of(
         height=_interval(np.degrees(np.arcsin(y)), (15,)),
     )
 
-# %% ../../nbs/model/00_prompts.ipynb #2bbb071b
+# %% ../../nbs/model/00_prompts.ipynb #5f12c682
 def mirrored(
     name: str,  # of an attribute
     classes: Tensor,  # [N]; -1: not known
@@ -112,7 +112,7 @@ ALIASES = dict(
 )  # what an attribute may be called
 FILLERS = {"a", "an", "the", "from", "with", "at", "is"}
 
-# %% ../../nbs/model/00_prompts.ipynb #839044c0
+# %% ../../nbs/model/00_prompts.ipynb #8f0f84f7
 def _classes_meant(name: str, words: set[str]) -> list[int]:
     "The classes of one attribute that account for each word of a phrase."
     values = ATTRIBUTES[name]
@@ -136,7 +136,7 @@ def _meanings(phrase: str) -> list[tuple[str, int]]:
     words = set(plain.split()) - FILLERS
     return [(name, c) for name in ATTRIBUTES for c in _classes_meant(name, words)]
 
-# %% ../../nbs/model/00_prompts.ipynb #455f2daa
+# %% ../../nbs/model/00_prompts.ipynb #4572f133
 EXAMPLE = "dark skin, long hair, red hair, glasses"
 
 
@@ -166,7 +166,7 @@ def read_prompt(
             raise PromptError(f"{phrase!r} contradicts what the prompt says of {name} before: leave one of them out")
     return asked
 
-# %% ../../nbs/model/00_prompts.ipynb #e903dd54
+# %% ../../nbs/model/00_prompts.ipynb #5583c3b2
 def format_prompt(
     asked: dict[str, int],  # class of each attribute; -1 or absent: not mentioned
 ) -> str:  # that `read_prompt` reads
@@ -191,7 +191,7 @@ def _check_attributes(path: Path) -> None:
     if found != {name: list(values) for name, values in ATTRIBUTES.items()}:
         raise PromptError(f"{path} has the attributes of another version: train the base again")
 
-# %% ../../nbs/model/00_prompts.ipynb #b8a98bc7
+# %% ../../nbs/model/00_prompts.ipynb #02caf751
 class PromptTokenizer:
     "Prompts to one number for each attribute."
 
@@ -230,7 +230,7 @@ class PromptTokenizer:
         _check_attributes(Path(folder) / "attributes.json")
         return cls()
 
-# %% ../../nbs/model/00_prompts.ipynb #c750fc12
+# %% ../../nbs/model/00_prompts.ipynb #b786215b
 def _read_encoder_config(path: Path) -> tuple[int, float]:  # dim, gain
     "The two numbers that an encoder's configuration holds."
     try:
@@ -282,7 +282,7 @@ class PromptEncoder(nn.Module):
         encoder.load_state_dict(load_table(Path(folder)))
         return encoder.to(dtype).eval()
 
-# %% ../../nbs/model/00_prompts.ipynb #ae264366
+# %% ../../nbs/model/00_prompts.ipynb #8e555b90
 def save_encoder(
     encoder: Any,  # a `PromptEncoder`
     folder: Path,  # made if it is not there
