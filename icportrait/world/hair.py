@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from .heads import HeadParams
-from .surfaces import normalize, vertex_normals
+from .surfaces import normalize, sample_faces, vertex_normals
 from .template import hat_rim, head_distance, head_template, sigmoid, wave_noise
 
 # %% auto #0
@@ -65,11 +65,9 @@ def roots() -> tuple[np.ndarray, np.ndarray]:  # points [N,3] on the template's 
     f = f[v[f].mean(1)[:, 1] > -1.45]
     n = vertex_normals(v, f)
     rng = np.random.default_rng(20250117)
-    area = np.linalg.norm(np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]), axis=-1)
-    f = f[rng.choice(len(f), 60_000, p=area / area.sum())]
-    weights = rng.dirichlet((1, 1, 1), len(f)).astype(np.float32)[..., None]
-    normal = (n[f] * weights).sum(1)
-    return (v[f] * weights).sum(1), normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    corners, weights = sample_faces(v, f, 60_000, rng)
+    normal = (n[corners] * weights).sum(1)
+    return (v[corners] * weights).sum(1), normal / np.linalg.norm(normal, axis=-1, keepdims=True)
 
 # %% ../../nbs/world/04_hair.ipynb #4a1c0009
 ANGLES = (0, 18, 32, 44, 56, 66, 73, 79, 86, 96, 104, 114, 130, 150, 180)  # degrees, from the forehead to the nape
@@ -81,7 +79,7 @@ def hairline(
     p: np.ndarray,  # [N,3] points on the template
     heights: tuple | np.ndarray = HEIGHTS,  # y at each of ANGLES
 ) -> np.ndarray:  # [N] y
-    "Height of the lower edge of the hair, seen from each point's side of the head."
+    "Height of the lower edge of the hair, at each point's angle around the head."
     angle = np.degrees(np.arctan2(np.abs(p[:, 0]), p[:, 2] - SKULL[2]))
     return np.interp(angle, ANGLES, heights)
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..files import ICPortraitError
+
 # %% auto #0
 __all__ = ['HAIR_STYLES', 'BEARD_STYLES', 'GLASSES', 'GARMENTS', 'HATS', 'EARRINGS', 'CHOICES', 'SHAPES', 'SHARES', 'SIDES',
            'EXPRESSIONS', 'NEUTRAL', 'HAIR_COLOURS', 'DYES', 'IRIS_COLOURS', 'BUILD', 'WEIGHT', 'AGE', 'STYLE_WEIGHTS',
-           'HeadParams', 'Expression']
+           'WorldError', 'HeadParams', 'Expression']
 
 # %% ../../nbs/world/02_heads.ipynb #05feebdd
 HAIR_STYLES = (
@@ -42,21 +44,25 @@ SHARES = ("age", "skin", "redness", "freckles", "moles", "lips", "grey", "brows"
 SIDES = ("parting", "hair_length")  # in [-1,1]
 
 
+class WorldError(ICPortraitError, ValueError):
+    "A head, a camera, a light or an image size that cannot be, and in one line what can."
+
+
 def _check_params(params: HeadParams):
     "Refuse names that nobody knows, and numbers that turn a head inside out."
     for name, known in CHOICES.items():
         value = getattr(params, name)
         if value not in known:
-            raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+            raise WorldError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
     if len(params.shape) != len(SHAPES):
-        raise ValueError(f"shape needs {len(SHAPES)} values, one per name in SHAPES, not {len(params.shape)}")
+        raise WorldError(f"shape needs {len(SHAPES)} values, one per name in SHAPES, not {len(params.shape)}")
     if not max(map(abs, params.shape), default=0) <= 3:
-        raise ValueError("shape values lie within [-3,3]; beyond that heads turn inside out")
+        raise WorldError("shape values lie within [-3,3]; beyond that heads turn inside out")
     for name in SHARES + SIDES:
         low = -1 if name in SIDES else 0
         value = getattr(params, name)
         if not low <= value <= 1:
-            raise ValueError(f"{name} must be in [{low},1], not {value}")
+            raise WorldError(f"{name} must be in [{low},1], not {value}")
 
 # %% ../../nbs/world/02_heads.ipynb #3067e79a
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class HeadParams:
         "The same person with some shape values replaced by name."
         wrong = sorted(set(named) - set(SHAPES))
         if wrong:
-            raise ValueError(f"unknown shape {wrong[0]!r}; known are {', '.join(SHAPES)}")
+            raise WorldError(f"unknown shape {wrong[0]!r}; known are {', '.join(SHAPES)}")
         return replace(self, shape=tuple(named.get(n, s) for n, s in zip(SHAPES, self.shape)))
 
     @classmethod
@@ -121,9 +127,9 @@ class Expression:
         for name in EXPRESSIONS:
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0,1], not {value}")
+                raise WorldError(f"{name} must be in [0,1], not {value}")
         if len(self.gaze) != 2 or not max(map(abs, self.gaze)) <= 30:
-            raise ValueError(f"gaze is two angles in [-30,30] degrees, not {self.gaze}")
+            raise WorldError(f"gaze is two angles in [-30,30] degrees, not {self.gaze}")
 
     @classmethod
     def random(cls, seed: int) -> Expression:

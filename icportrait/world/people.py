@@ -95,7 +95,7 @@ def head_meshes(
 # %% ../../nbs/world/10_people.ipynb #e96d9016
 @cache
 def _sphere(rows: int = 44, cols: int = 56) -> tuple[np.ndarray, np.ndarray]:
-    "Vertices [V,3] and faces [F,3] of a unit sphere whose pole is the line of sight (+z)."
+    "Vertices [V,3] and faces [F,3] of a unit sphere whose pole is the direction of gaze (+z)."
     polar = np.pi * (np.arange(rows + 1) / rows) ** 1.4
     around = np.linspace(0, 2 * np.pi, cols, endpoint=False)
     a, b = np.meshgrid(polar, around, indexing="ij")

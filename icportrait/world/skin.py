@@ -94,8 +94,8 @@ def _freckles(p: np.ndarray, seed: int) -> np.ndarray:
 def _moles(c: np.ndarray, p: np.ndarray, params: HeadParams, tone: np.ndarray) -> np.ndarray:
     "[V,3] with up to six moles on the front of the head."
     rng = np.random.default_rng([params.seed, 3])
-    places = np.c_[rng.uniform(-0.62, 0.62, 9), rng.uniform(-1.0, 0.6, 9)]
-    for x, y in places[: round(6 * params.moles)]:
+    centres = np.c_[rng.uniform(-0.62, 0.62, 9), rng.uniform(-1.0, 0.6, 9)]
+    for x, y in centres[: round(6 * params.moles)]:
         spot = sigmoid(0.020 - np.hypot(p[:, 0] - x, p[:, 1] - y), 0.004)
         c = _mix(c, tone * np.float32((0.28, 0.16, 0.12)), 0.85 * spot * (p[:, 2] > 0.2))
     return c

@@ -12,7 +12,7 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['ellipsoid', 'capsule', 'smooth_union', 'smooth_cut', 'marching_cubes_mesh', 'normalize', 'vertex_normals', 'displace',
-           'draw_points', 'refine', 'onto_surface', 'tube_faces', 'tube_vertices']
+           'draw_points', 'sample_faces', 'refine', 'onto_surface', 'tube_faces', 'tube_vertices']
 
 # %% ../../nbs/world/00_surfaces.ipynb #0453f6c0
 def ellipsoid(
@@ -139,7 +139,7 @@ def draw_points(
     size: int = 200,  # pixels a side
     centre: float = -0.25,  # y in the middle of the image
     extent: float = 1.75,  # from the middle to an edge of the image
-    dot: int = 3,  # pixels a side of a point
+    dot: float = 0.036,  # side of a point's square
 ) -> np.ndarray:  # [3,size,size] sRGB, in [0,1]
     "Points as shaded squares, the nearest in front, in parallel projection: a look that needs no renderer."
     from icportrait.images import linear_to_srgb
@@ -151,12 +151,25 @@ def draw_points(
     shade = 0.15 + 0.85 * np.clip(normals @ turn.T @ light, 0, 1)
     order = np.argsort(z)
     corner = np.stack([centre + extent - y, x + extent], -1)[order] * size / (2 * extent)
-    offsets = np.stack(np.mgrid[:dot, :dot], -1).reshape(-1, 2) - dot // 2
+    side = int(np.ceil(dot * size / (2 * extent)))
+    offsets = np.stack(np.mgrid[:side, :side], -1).reshape(-1, 2) - side // 2
     row, column = (np.round(corner).astype(int)[:, None] + offsets).reshape(-1, 2).T
     inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
     image = np.full((size, size, 3), 0.8, np.float32)
-    image[row[inside], column[inside]] = np.repeat((colour * shade[:, None])[order], dot**2, 0)[inside]
+    image[row[inside], column[inside]] = np.repeat((colour * shade[:, None])[order], side**2, 0)[inside]
     return linear_to_srgb(image).transpose(2, 0, 1)
+
+# %% ../../nbs/world/00_surfaces.ipynb #9be1cce7
+def sample_faces(
+    v: np.ndarray,  # [V,3] vertices
+    f: np.ndarray,  # [F,3] faces
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:  # corners [count,3] of the chosen faces, weights [count,3,1] that add up to 1
+    "Random points of a surface, evenly by area, as weighted means of vertices."
+    area = np.linalg.norm(np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]), axis=-1)
+    corners = f[rng.choice(len(f), count, p=area / area.sum())]
+    return corners, rng.dirichlet((1, 1, 1), count).astype(np.float32)[..., None]
 
 # %% ../../nbs/world/00_surfaces.ipynb #5f44493c
 def _split_edges(v: np.ndarray, f: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
