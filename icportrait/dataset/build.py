@@ -104,7 +104,7 @@ def _listed_shards(folder: Path, recipe: Recipe) -> dict[str, dict]:
         raise ProfileError(f"{folder} was built differently ({changed}); choose another folder")
     return {s["name"]: s for s in shards}
 
-
+# %% ../../nbs/dataset/04_build.ipynb #fcff6590
 def finished_shards(
     folder: str | Path,  # of the data set
     recipe: Recipe,  # what the shards should be

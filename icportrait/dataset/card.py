@@ -193,7 +193,7 @@ def contents_table(
     return [
         ("identities", identities),
         ("views", f"{sum(s['rows'] for s in shards)}: {of_cameras}"),
-        ("light", f"{recipe.lamps} OLAT lights, one image for each; WebP of quality {recipe.quality}"),
+        ("light", f"{recipe.olat_lights} OLAT lights, one image for each; WebP of quality {recipe.quality}"),
         ("images", f"{recipe.size} px, {recipe.spp} samples per pixel and OLAT light"),
         ("bytes", f"{sum(s['bytes'] for s in shards)}"),
         ("made by", build_command(recipe, people) if people else "–"),

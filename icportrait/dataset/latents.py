@@ -224,6 +224,27 @@ def _open_arrays(folder: Path, rows: dict[str, np.ndarray], n: int, new: bool) -
     shapes = {name: (row.dtype, (n, *row.shape)) for name, row in rows.items()}
     return {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", *shape) for name, shape in shapes.items()}
 
+# %% ../../nbs/dataset/07_latents.ipynb #4629827c
+def _fill(
+    folder: Path,  # of a latent cache
+    n: int,  # views that it should have
+    encode_row: Callable,  # position of a view -> its arrays by name
+    progress: bool,  # show a bar
+) -> None:
+    "Compute the views that a cache lacks."
+    done = views_done(folder, n)
+    if done == n:
+        return
+    first = encode_row(done)
+    arrays = _open_arrays(folder, first, n, new=done == 0)
+    for i in tqdm(range(done, n), initial=done, total=n, desc="latents", unit="view", disable=not progress):
+        row = first if i == done else encode_row(i)
+        for name, values in row.items():
+            arrays[name][i] = values
+        if i % 50 == 49:
+            _mark(folder, arrays, i + 1)
+    _mark(folder, arrays, n)
+
 # %% ../../nbs/dataset/07_latents.ipynb #651d408a
 def build_latents(
     vae: torch.nn.Module,  # autoencoder, frozen
@@ -256,15 +277,5 @@ def build_latents(
         )
 
     with locked(folder.with_name(f".{folder.name}.lock"), wait=-1):
-        done = views_done(folder, n)
-        if done < n:
-            first = encode_row(done)
-            arrays = _open_arrays(folder, first, n, new=done == 0)
-            for i in tqdm(range(done, n), initial=done, total=n, desc="latents", unit="view", disable=not progress):
-                row = first if i == done else encode_row(i)
-                for name, values in row.items():
-                    arrays[name][i] = values
-                if i % 50 == 49:
-                    _mark(folder, arrays, i + 1)
-            _mark(folder, arrays, n)
+        _fill(folder, n, encode_row, progress)
     return LatentCache(folder, profiles, lights, size)

@@ -31,7 +31,7 @@ class PairChoice:
     profile_light: int  # which light of the profile's camera
     target_light: int  # which light of the target's camera; the lighting image has the same
 
-
+# %% ../../nbs/dataset/08_pairs.ipynb #f76e1599
 def draw_lighting(
     cache: LatentCache,  # views
     target: int,  # position of the target's view
@@ -53,7 +53,7 @@ def draw_lighting(
         return int(others[int(pick * len(others))])
     return target
 
-
+# %% ../../nbs/dataset/08_pairs.ipynb #88609eb8
 def draw_pair(
     cache: LatentCache,  # views
     rng: np.random.Generator,  # of every choice
@@ -116,7 +116,7 @@ def camera_angles(
     "Yaw and pitch of cameras."
     return torch.tensor([[RIG[c].yaw, RIG[c].pitch] for c in cameras])
 
-
+# %% ../../nbs/dataset/08_pairs.ipynb #6f40118d
 def gather_pairs(
     cache: LatentCache,  # views
     pairs: list[PairChoice],  # of draw_pair or eval_pairs

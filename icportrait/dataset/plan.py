@@ -44,7 +44,7 @@ def parse_identities(
             )
     return ranges
 
-
+# %% ../../nbs/dataset/03_plan.ipynb #3acbe7ee
 def _as_ranges(identities) -> Iterator[range]:
     "Identities as ranges of step one."
     if isinstance(identities, (int, range)):
@@ -110,9 +110,9 @@ class Estimate:
         cost = f"about {self.seconds / 60:.1f} minutes and {self.bytes / 2**20:.0f} MB"
         return f"{who}: {cost}, and {self.decoded / 2**20:.0f} MB of arrays below data/cache when it is first loaded"
 
-
+# %% ../../nbs/dataset/03_plan.ipynb #a53c53c0
 def _some(ranges: list[range]) -> list[int]:
-    "The first, the middle and the last identity: long hair takes more than a bald head."
+    "The first, the middle and the last identity."
     count = sum(map(len, ranges))
     chosen = []
     for k in sorted({0, count // 2, count - 1}):

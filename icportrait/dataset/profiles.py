@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'SPLITS', 'profile_folder', 'decode_shard', 'decode_profiles', 'ViewRecord', 'ProfileIndex', 'relit_images',
-           'ProfileSet', 'decode_view', 'load_profiles', 'LightTable']
+           'DecodedViews', 'ProfileSet', 'decode_view', 'load_profiles', 'LightTable']
 
 # %% ../../nbs/dataset/06_profiles.ipynb #08eb8acf
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .shards import MANIFEST, Recipe, read_manifest, read_shard
+from .shards import MANIFEST, Recipe, read_manifest, read_shard, recipe_facts
 from icportrait.dataset.storage import (
     COORDINATE_STEP,
     DEPTH_STEP,
@@ -53,7 +53,7 @@ def profile_folder(
         raise ProfileError(f"{path_or_name}: no profile data set there; build one with `icportrait data build`")
     return folder
 
-
+# %% ../../nbs/dataset/06_profiles.ipynb #d22c7215
 def decode_shard(
     path: Path,  # a shard
     sha256: str,  # of the file, as the manifest has it
@@ -75,7 +75,7 @@ def decode_shard(
         arrays["point"][~arrays["mask"]] = OUTSIDE
         yield arrays, {name: row[name] for name in ("identity", "camera", "scale", "params")}
 
-
+# %% ../../nbs/dataset/06_profiles.ipynb #ad6982c6
 def decode_profiles(
     folder: Path,  # of a data set
     target: Path,  # folder of arrays, made whole
@@ -97,7 +97,7 @@ def decode_profiles(
                         maps[name] = np.lib.format.open_memmap(temp / f"{name}.npy", "w+", values.dtype, shape)
                     maps[name][len(facts)] = values
                 facts.append(fact)
-        write_json(temp / "index.json", dict(recipe=asdict(recipe), views=facts))
+        write_json(temp / "index.json", dict(recipe=recipe_facts(recipe), views=facts))
 
 # %% ../../nbs/dataset/06_profiles.ipynb #db464a41
 SPLITS = ("train", "held-out", "all")
@@ -111,7 +111,7 @@ class ViewRecord:
     camera: int  # index into RIG
     row: int  # in the decoded arrays
 
-
+# %% ../../nbs/dataset/06_profiles.ipynb #d163bf85
 class ProfileIndex:
     "The views of a data set: whom they show, and from where."
 
@@ -168,9 +168,9 @@ def relit_images(
     images = [compose(relight(olat, w), coverage, b) for w, b in zip(weights, backgrounds, strict=True)]
     return torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
 
-
-class ProfileSet(ProfileIndex):
-    "Views of many identities, each with a light stage of its own; see `load_profiles`."
+# %% ../../nbs/dataset/06_profiles.ipynb #91f49384
+class DecodedViews(ProfileIndex):
+    "The views of a data set, and the arrays of their pixels."
 
     def __init__(self, folder: Path, cache: Path, split: str = "all"):
         index = json.loads((cache / "index.json").read_text())
@@ -198,6 +198,10 @@ class ProfileSet(ProfileIndex):
         "Canonical coordinates of a view."
         steps = self.stored(i, "point")
         return np.where(steps == OUTSIDE, np.nan, steps * np.float32(COORDINATE_STEP)).astype(np.float32)
+
+# %% ../../nbs/dataset/06_profiles.ipynb #038a3c21
+class ProfileSet(DecodedViews):
+    "Views of many identities, each with a light stage of its own; see `load_profiles`."
 
     def images(
         self,
@@ -265,11 +269,11 @@ def load_profiles(
         raise ProfileError(f"split must be 'train', 'held-out' or 'all', not {split!r}")
     folder = profile_folder(path_or_name)
     recipe, shards = read_manifest(folder)
-    if recipe.lamps != len(LIGHTS):
+    if recipe.olat_lights != len(LIGHTS):
         raise ProfileError(
-            f"{folder} was made with {recipe.lamps} OLAT lights, this version has {len(LIGHTS)}: build it again"
+            f"{folder} was made with {recipe.olat_lights} OLAT lights, this version has {len(LIGHTS)}: build it again"
         )
-    key = digest([FORMAT, asdict(recipe), [s["sha256"] for s in shards]])[:12]
+    key = digest([FORMAT, recipe_facts(recipe), [s["sha256"] for s in shards]])[:12]
     target = Path(cache or data_folder("cache")) / f"{folder.resolve().name}-{key}"
     rows = sum(s["rows"] for s in shards)
     if not _is_decoded(target, rows):
