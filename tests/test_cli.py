@@ -59,6 +59,7 @@ def test_help_is_instant():
         (["data", "sample", "x.psd"], 1, "images are not written as '.psd'"),
         (["data", "show", "--out", "x.pdf"], 1, "images are not written as '.pdf'"),
         (["data", "build", "x", "--identities", "500000000", "--estimate"], 1, "identities"),
+        (["data", "build", "x", "--identities", "1", "--size", "8", "--estimate"], 1, "at least 16 pixels"),
         (["match", "none.png", "none.png", "--out", "c.png", "--device", "abacus"], 1, "none.png: no such file"),
     ],
 )

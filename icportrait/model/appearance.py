@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .control import ControlUNet
+from .control import ControlError, ControlUNet
 from .correspondence import identity_flow, resize_flow, resize_map, warp
 from .diffusion import add_noise, denoising_loss, denoising_target, encode
 from .injection import ConditionInjector, stitched_prediction
@@ -83,7 +83,7 @@ def appearance_extra(
 def _check_choice(name: str, value: str, *allowed: str) -> None:
     "Refuse a setting that is none of two."
     if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+        raise ControlError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
 
 # %% ../../nbs/model/09_appearance.ipynb #20e58196
 class AppearanceNet(ControlUNet):
@@ -124,7 +124,7 @@ class AppearanceNet(ControlUNet):
         if self.warped == "latents":
             z_warped = None
         elif flow is not None and z_warped is None:
-            raise ValueError("This Appearance Net reads the warped image: pass z_warped, as warp_image gives it")
+            raise ControlError("This Appearance Net reads the warped image: pass z_warped, as warp_image gives it")
         extra = appearance_extra(z_profile, visible_pixels, flow, confidence, z_warped)
         levels = self.features(z_profile, z_masked, encoder_hidden_states, extra)
         return concat_reference_features(concat_decoder_features(levels, self.blocks), flow, confidence, keep)

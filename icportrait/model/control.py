@@ -71,7 +71,7 @@ def split_level(
 
 # %% ../../nbs/model/04_control.ipynb #38573d2e
 class ControlError(ICPortraitError, ValueError):
-    "A control net that cannot be built, or latents that do not fit it."
+    "A control net that cannot be built, or an input that does not fit it, and in one line what does."
 
 
 def _last_block(unet: Any, upto: str) -> int:  # how many up blocks are needed

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .control import ControlUNet
+from .control import ControlError, ControlUNet
 from icportrait.model.correspondence import (
     correspondence_loss,
     cost_volume,
@@ -134,7 +134,7 @@ def matching_loss(
     costs = net.costs(batch.z_profile, batch.z_masked, batch.encoder_hidden_states)
     weights = weights or [2.0**-i for i in range(len(costs))][::-1]
     if len(weights) != len(costs):
-        raise ValueError(f"{len(costs)} levels need {len(costs)} weights, not {len(weights)}")
+        raise ControlError(f"{len(costs)} levels need {len(costs)} weights, not {len(weights)}")
     losses = {
         name: correspondence_loss(cost, batch.flow, batch.visible, net.temperature, symmetric)
         for name, cost in costs.items()

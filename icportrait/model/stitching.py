@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .control import Level
+from .control import ControlError, Level
 from .correspondence import resize_flow, resize_map, warp
 
 # %% auto #0
@@ -30,12 +30,12 @@ def random_mask(
 ) -> Tensor:  # [B,1,H,W] 1 = visible, 0 = masked out
     "A random mask of square patches, an exact share of them masked out."
     if not 0 <= ratio <= 1:
-        raise ValueError(f"The masked share must lie in [0,1], not {ratio}")
+        raise ControlError(f"The masked share must lie in [0,1], not {ratio}")
     if mask_patch < 1:
-        raise ValueError(f"mask_patch is a number of pixels, at least 1, not {mask_patch}")
+        raise ControlError(f"mask_patch is a number of pixels, at least 1, not {mask_patch}")
     if isinstance(generator, Sequence):
         if len(generator) != batch:
-            raise ValueError(f"{batch} samples need {batch} generators, not {len(generator)}")
+            raise ControlError(f"{batch} samples need {batch} generators, not {len(generator)}")
         return torch.cat([random_mask(1, size, ratio, mask_patch, g).cpu() for g in generator])
     h, w = (-(-side // mask_patch) for side in size)
     device = "cpu" if generator is None else generator.device
@@ -70,7 +70,7 @@ def mask_image(
 ) -> tuple[Tensor, Tensor]:  # masked image, mask [B,1,H,W] or [1,H,W] with 1 = visible
     "An image of which a share has been masked out, and the mask."
     if fill not in ("interpolate", "grey"):
-        raise ValueError(f"fill must be 'interpolate' or 'grey', not {fill!r}")
+        raise ControlError(f"fill must be 'interpolate' or 'grey', not {fill!r}")
     batch = image[None] if image.ndim == 3 else image
     mask = random_mask(len(batch), batch.shape[-2:], ratio, mask_patch, generator).to(batch)
     masked = pull_push(batch, mask) if fill == "interpolate" else batch * mask + 0.5 * (1 - mask)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..model.appearance import AppearanceBatch, AppearanceNet, appearance_loss
 from ..model.fingerprint import fingerprint
 from ..model.matching import MatchingBatch, MatchingNet, matching_loss
-from .checkpoints import TrainingSettingError
+from .checkpoints import TrainingError, TrainingSettingError
 from .optimizers import EMA, make_optimizer
 from .stages import checkpoint_activations
 
@@ -270,7 +270,9 @@ def measure_stage(
         with torch.no_grad():
             sampled = [_seconds(stage.sample, device) for _ in range(1 + steps)]
     if not all(p.isfinite().all() for p in weights) or not reached[-1]:
-        raise RuntimeError(f"the {name} stage does not learn: its weights are not finite, or none has a gradient")
+        raise TrainingError(
+            f"the {name} stage does not learn: its weights are not finite, or none has a gradient; use another base"
+        )
     del taken
     return dict(
         seconds_per_step=median(trained[1:]),
