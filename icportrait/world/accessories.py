@@ -92,7 +92,7 @@ def _temple(wide: float) -> np.ndarray:
         ]
     )
 
-
+# %% ../../nbs/world/08_accessories.ipynb #e7e0d452
 def glasses_mesh(
     params: HeadParams,
 ) -> Mesh | None:  # None for those who wear none

@@ -133,7 +133,7 @@ def brow_area(
     inside = band * sigmoid(x - 0.13, 0.015) * sigmoid(0.50 - x, 0.02)
     return inside * (p[:, 2] > 0.5) * (params.brows > 0)
 
-
+# %% ../../nbs/world/04_hair.ipynb #56feb149
 def _jaw_beard(x: np.ndarray, y: np.ndarray, z: np.ndarray, edge: np.ndarray) -> np.ndarray:
     "[N] in [0,1]: the beard of cheeks and jaw, from the sideburns down."
     corners = (0, 0.22, 0.30, 0.50, 0.66, 0.74, 0.84)

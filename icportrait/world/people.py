@@ -106,7 +106,7 @@ def _sphere(rows: int = 44, cols: int = 56) -> tuple[np.ndarray, np.ndarray]:
     quads = np.stack(np.broadcast_arrays(i + j, i + cols + j, i + cols + k, i + k), -1).reshape(-1, 4)
     return v, np.r_[quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]].astype(np.int32)
 
-
+# %% ../../nbs/world/10_people.ipynb #a405ae4e
 def _eye_colour(u: np.ndarray, params: HeadParams, size: float) -> np.ndarray:
     "Albedo [V,3] of an eyeball by direction: sclera, iris with rays and a dark rim, pupil."
     angle = np.arccos(np.clip(u[:, 2], -1, 1))
@@ -123,7 +123,7 @@ def _eye_colour(u: np.ndarray, params: HeadParams, size: float) -> np.ndarray:
     pupil = angle < 0.19
     return np.where(pupil[:, None], np.float32(0.006), c)
 
-
+# %% ../../nbs/world/10_people.ipynb #6ceddd04
 def _gaze_rotation(
     gaze: tuple,  # degrees to the viewer's right and up
 ) -> np.ndarray:  # [3,3]

@@ -178,7 +178,7 @@ class Strands:
     part: str = "hair"  # name in PARTS
     tip: float = 0.25  # radius at the tip over that at the root
 
-
+# %% ../../nbs/world/05_strands.ipynb #1626adf8
 def _gather(path: np.ndarray, lock: np.ndarray, clump: float, rng: np.random.Generator) -> np.ndarray:
     "Strands [N,K,3] drawn towards the leader of their lock [N], more and more to the tip."
     n, k = path.shape[:2]
@@ -209,7 +209,7 @@ def _wave(
     own = rng.normal(size=(n, 2, 3)) * style.frizz
     return path + s * own[:, :1] + np.sin(7 * s + phase[:, None, None]) * s * own[:, 1:]
 
-
+# %% ../../nbs/world/05_strands.ipynb #bf9d18d6
 def draw_into_locks(
     path: np.ndarray,  # [N,K,3]
     style: Style,
@@ -295,7 +295,7 @@ def _draw_bangs(root: np.ndarray, params: HeadParams, rng: np.random.Generator) 
     fringe = STYLES[params.style].comb == "fall" and params.hat == "none" and rng.random() < 0.4
     return fringe & (np.abs(root[:, 0]) < 0.40) & (root[:, 2] > 0.30) & (root[:, 1] > 0.8)
 
-
+# %% ../../nbs/world/05_strands.ipynb #6e4062cb
 def _outer_hair(params: HeadParams, rng: np.random.Generator) -> tuple[Strands, np.ndarray]:
     "The hair one sees, and how far out [N] in [0,1] each strand lies."
     style = STYLES[params.style]
@@ -365,7 +365,7 @@ def _bun(noise: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> np.ndarr
     ring = np.sqrt(1 - high**2) * (np.cos(w) * u + np.sin(w) * np.cross(axis, u)) + high * axis
     return TIES["bun"] + np.float32((0, 0.06, -0.16)) + ring * rng.uniform(0.24, 0.31, (n, 1, 1))
 
-
+# %% ../../nbs/world/05_strands.ipynb #2aa0eb88
 def _tied_hair(params: HeadParams, rng: np.random.Generator) -> list[Strands]:
     "The tail of a ponytail or the knot of a bun, with wide dark strands inside."
     if params.style not in TIES:
