@@ -321,7 +321,7 @@ def test_stages(base, tmp_path):
         "the cheaper takes more steps for the same cost"
     )
     assert noise["error_noisy"] > two["error_noisy"] and all(
-        math.isfinite(o[k]) for o in (two, noise) for k in ("error_clean", "kid", "brightness_spread")
+        math.isfinite(o[k]) for o in (two, noise) for k in ("error_clean", "kid", "brightness_std_ratio")
     )
 
 
