@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import ICPortraitError
 from ..images import psnr
+from .heads import WorldError
 from icportrait.world.lightstage import (
     environment_rays,
     load_mitsuba,
@@ -147,14 +147,14 @@ def environment(
 ) -> np.ndarray:  # [height,2*height,3] radiance; what faces the light most gets irradiance pi
     "An environment map made by formula."
     if name not in _FORMULAS:
-        raise ValueError(f"environment {name!r} is unknown; choose one of {', '.join(ENVIRONMENTS)}")
+        raise WorldError(f"environment {name!r} is unknown; choose one of {', '.join(ENVIRONMENTS)}")
     x, y, z = np.moveaxis(environment_directions(height)[0], -1, 0)
     a = np.deg2rad(turn)
     turned = np.stack([x * np.cos(a) - z * np.sin(a), y, x * np.sin(a) + z * np.cos(a)], -1)
     return (_radiance(name, turned) * _exposure(name)).astype(np.float32)
 
 # %% ../../nbs/world/14_environments.ipynb #2b000016
-class EnvironmentMapError(ICPortraitError, ValueError):
+class EnvironmentMapError(WorldError):
     "A file that cannot be used as an environment map, and why, in one line."
 
     def __init__(self, path: str | Path, reason: str):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .heads import WorldError
 from .people import Head
 from .rig import CENTRE, LIGHTS, Camera, camera_rays
 from .template import Mesh
@@ -308,9 +309,9 @@ def render_olat(
 ) -> list[View]:  # one per camera
     "A head from every camera under every light, with its ground truth."
     if not cameras:
-        raise ValueError("no cameras: give at least one view")
+        raise WorldError("no cameras: give at least one view")
     if size < 16 or spp < 1:
-        raise ValueError(f"size must be at least 16 pixels and spp at least 1, not {size} and {spp}")
+        raise WorldError(f"size must be at least 16 pixels and spp at least 1, not {size} and {spp}")
     mi = load_mitsuba(variant)
     meshes = head.meshes()
     environments = [olat_environment(towards) for towards in (LIGHTS if lights is None else lights)]

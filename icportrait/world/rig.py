@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .heads import WorldError
+
 # %% auto #0
 __all__ = ['CENTRE', 'RIG', 'RINGS', 'LIGHT_ANGLES', 'LIGHTS', 'direction', 'Camera', 'camera_axes', 'camera_rays', 'project']
 
@@ -37,7 +39,7 @@ class Camera:
 
     def __post_init__(self):
         if not (-180 <= self.yaw <= 180 and -80 <= self.pitch <= 80):
-            raise ValueError(f"yaw must be in [-180,180] and pitch in [-80,80] degrees, not {self.yaw}, {self.pitch}")
+            raise WorldError(f"yaw must be in [-180,180] and pitch in [-80,80] degrees, not {self.yaw}, {self.pitch}")
 
     @property
     def position(self) -> np.ndarray:
