@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 WINGS = {  # from the ground floor up: what each is about
-    "ground": "files, images",
+    "ground": "files, images, devices",
     "world": "what is photographed",
     "dataset": "what is stored",
     "model": "what is learned",
