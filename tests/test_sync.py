@@ -102,6 +102,13 @@ def test_links(path):
     assert [o for o in paths if not (path.parent / o).exists()] == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda o: o.relative_to(ROOT / "nbs").as_posix())
+def test_links_of_notebooks(path):
+    text = "\n".join(cells(path, "markdown"))
+    links = [o for o in re.findall(r"\]\(([^)#\s]+)", text) if not o.startswith(("http", "data:", "attachment:"))]
+    assert [o for o in links if not (path.parent / o).exists()] == []
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda o: o.stem)
 def test_notebook(path):
     "Fixed ids, no errors among the outputs, no large outputs; experiments carry none, and have their parameters."
