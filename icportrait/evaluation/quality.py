@@ -123,9 +123,9 @@ def split_half(
     mannequin = np.flatnonzero(identity == MANNEQUIN)
     in_first = np.flatnonzero(np.isin(identity, first))
     in_second = np.flatnonzero(~np.isin(identity, [*first, MANNEQUIN]))
-    halves = [np.r_[in_first, mannequin[::2]], np.r_[in_second, mannequin[1::2]]]
-    n = min(len(half) for half in halves)
-    a, b = (rng.permutation(half)[:n] for half in halves)
+    parts = [np.r_[in_first, mannequin[::2]], np.r_[in_second, mannequin[1::2]]]
+    n = min(len(part) for part in parts)
+    a, b = (rng.permutation(part)[:n] for part in parts)
     return a, b
 
 # %% ../../nbs/evaluation/03_quality.ipynb #0a110031
