@@ -1,7 +1,7 @@
 """All tests, one after the other, so that memory stays small.
 
-`python tests/run_all.py [check] [notebooks] [lessons] [pytest]`: format, lint, types and sync; the notebooks' own tests; the
-lessons; the rest. Without a name, all of them.
+`python tests/run_all.py [check] [notebooks] [lessons] [pytest]`: format, lint, types and sync; the notebooks' own tests;
+the lessons; the rest. Without a name, all of them.
 """
 
 import os

@@ -11,16 +11,18 @@ import pytest
 
 COMMAND = [sys.executable, "-c", "from icportrait.cli.main import app; app()", "demo", "--fast"]
 FIGURES = dict(
-    matching=("pck10_zero_shot", "pck10_after", "pck10_wide_after", "steps", "seconds"),
-    relighting=("psnr", "psnr_copy_input", "ssim"),
-    portrait=("identity_rank1", "light_error_deg", "light_error_deg_wrong_light"),
+    matching=("steps", "seconds", "pairs"),
+    portrait=("rank1", "rank1_ceiling", "light_error_deg", "light_error_deg_constant_light", "psnr", "psnr_head"),
+    relighting=("psnr", "psnr_mannequin", "psnr_copy_input", "ssim"),
 )
+MATCHERS = ("identity", "zero_shot", "dift", "trained")
 FILES = (
     "notebook.ipynb",
     "report.html",
     "portraits.png",
     "correspondence.png",
     "relighting.png",
+    "film.gif",
     "metrics.json",
     "params.yaml",
     "status.json",
@@ -79,7 +81,22 @@ def test_measures(demo):
     for part, names in FIGURES.items():
         for name in names:
             assert isinstance(metrics[part][name], (int, float)), f"{part}.{name}"
+    for name in MATCHERS:
+        assert 0 <= metrics["matching"][name]["pck@0.05"] <= metrics["matching"][name]["pck@0.1"] <= 1
     assert metrics["seconds_total"] > 0 and 0 < metrics["peak_memory_mb"] < 6000
     assert metrics["matching"]["steps"] == 12
-    assert metrics["portrait"]["identity_rank1_real"] > 0.6, "the recogniser knows people from true pictures"
-    assert metrics["portrait"]["light_error_deg_real"] < metrics["portrait"]["light_error_deg_wrong_light"]
+    portrait = metrics["portrait"]
+    assert portrait["rank1_ceiling"] > 0.6, "people are recognised in real images"
+    assert portrait["light_error_deg_ceiling"] < portrait["light_error_deg_wrong_light"]
+    for part in (portrait, metrics["relighting"]):
+        for name, (low, high) in part["interval"].items():
+            assert low <= part[name] <= high, name
+    assert set(metrics["verdicts"].values()) <= {"yes", "no", "cannot tell"}
+
+
+def test_film(demo):
+    "One frame before training, one every ten steps, and one at the end."
+    from PIL import Image
+
+    with Image.open(demo / "film.gif") as film:
+        assert film.n_frames == 3

@@ -65,3 +65,40 @@ def test_no_black_portrait(tmp_path, net, says):
     done = here("portrait", "--profile", photo, "--light", photo, "--out", out, f"--{net}", folder)
     assert error_line(done).startswith(f"{says} gave values that are not finite: try full precision")
     assert not out.exists()
+
+
+NETS = {"what ships": True, "an Appearance Net without training": False}
+
+
+@pytest.fixture(scope="module", params=list(NETS), ids=lambda o: o.replace(" ", "-"))
+def figures(request, pipe):
+    "Portraits of twenty questions, measured; once by what ships, once by a net that has learned nothing."
+    from icportrait import load_profiles
+    from icportrait.evaluation.identity import load_identity_encoder
+    from icportrait.evaluation.portraits import draw_protocol, evaluate_portraits, portrait_maker
+    from icportrait.model.appearance import AppearanceNet
+    from icportrait.model.fingerprint import fingerprint
+    from icportrait.model.pipeline import ICPortraitPipeline
+
+    trained = NETS[request.param]
+    if not trained:
+        fresh = AppearanceNet(pipe.unet, base=fingerprint(pipe.base))
+        pipe = ICPortraitPipeline.from_base(pipe.base, pipe.matching_net, fresh)
+        pipe.set_progress_bar_config(disable=True)
+    profiles = load_profiles("mini", "held-out", progress=False)
+    make = portrait_maker(pipe, profiles.size, num_inference_steps=2)
+    protocol = draw_protocol(profiles, portraits=20)
+    return trained, evaluate_portraits(make, profiles, protocol, load_identity_encoder()).figures()
+
+
+def test_portraits_beat_their_controls(figures):
+    "The right person, light and image; and a dead Appearance Net would not pass."
+    trained, found = figures
+    beaten = [
+        found["rank1"] > found["rank1_shuffled_profile"] + 0.3,
+        found["rank1"] > found["rank1_lighting_person"] + 0.3,
+        found["light_error_deg"] < 0.8 * found["light_error_deg_wrong_light"],
+        found["light_error_deg"] < 0.8 * found["light_error_deg_constant_light"],
+        found["psnr"] > max(found[f"psnr_{o}"] for o in ("shuffled_profile", "copy_profile", "copy_lighting")) + 2,
+    ]
+    assert all(beaten) if trained else not any(beaten), found

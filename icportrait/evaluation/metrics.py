@@ -180,7 +180,7 @@ def shuffled_identities(
 def wrong_lights(
     lights: np.ndarray | list,  # [N] number of the light that each sample was asked to have, in [0,count)
     count: int = 8,  # lights to choose from
-    seed: int = 0,  # of the choice
+    seed: int | np.random.Generator = 0,  # of the choice
 ) -> np.ndarray:  # [N] in [0,count), nowhere equal to `lights`
     "Another light for each sample: the wrong-light control."
     if count < 2:

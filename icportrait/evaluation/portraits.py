@@ -26,6 +26,7 @@ from icportrait.evaluation.metrics import (
     psnr,
     shuffled_identities,
     ssim,
+    wrong_lights,
 )
 from ..model.stitching import mask_image
 from ..world.relighting import light_direction
@@ -83,15 +84,15 @@ def _portrait_cases(profiles: ProfileSet, lights: int, most: int, rng: np.random
         given, wanted = int(rng.integers(lights)), int(rng.integers(lights))
         drawn.append((front[who], int(target), lighting, given, wanted))
     drawn = drawn[:most]
-    shift = rng.integers(1, lights, size=len(drawn))
-    return [PortraitCase(*c, wrong_light=int((c[4] + s) % lights)) for c, s in zip(drawn, shift, strict=True)]
+    wrong = wrong_lights([c[-1] for c in drawn], lights, rng)
+    return [PortraitCase(*c, wrong_light=int(k)) for c, k in zip(drawn, wrong, strict=True)]
 
 # %% ../../nbs/evaluation/05_portraits.ipynb #8a019b68
 def _relighting_cases(profiles: ProfileSet, lights: int, every: int, rng: np.random.Generator) -> list[RelightingCase]:
     "Every n-th view, with a light that is given and another that is wanted."
     views = np.flatnonzero(profiles.identity != MANNEQUIN)[::every]
     given = rng.integers(lights, size=len(views))
-    wanted = (given + rng.integers(1, lights, size=len(views))) % lights
+    wanted = wrong_lights(given, lights, rng)
     return [RelightingCase(int(v), int(g), int(w)) for v, g, w in zip(views, given, wanted, strict=True)]
 
 
