@@ -9,8 +9,12 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Idle OpenMP threads that spin slow down whatever else runs; this is read when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP threads that wait for work spin, for so long that they keep other processes from working; threads that sleep at
+# once are slow on an idle machine. A short spin has the best of both. It is read when torch is imported.
+IDLE_THREADS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+if "OMP_WAIT_POLICY" not in os.environ:
+    for _name, _value in IDLE_THREADS.items():
+        os.environ.setdefault(_name, _value)
 
 _NAMES = {
     "ICPortraitError": "files",

@@ -1,7 +1,7 @@
 """All tests, one after the other, so that memory stays small.
 
-`python tests/run_all.py [check] [notebooks] [lessons] [pytest]`: format, lint, types and sync; the notebooks' own tests;
-the lessons; the rest. Without a name, all of them.
+`python tests/run_all.py [check] [notebooks] [lessons] [pytest]`: format, lint, types and sync; the notebooks' own
+tests; the lessons; the rest. Without a name, all of them.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE = dict(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
-ENV = os.environ | OFFLINE | dict(TQDM_DISABLE="1", NBDEV_TEST="1", OMP_WAIT_POLICY="PASSIVE")
+ENV = os.environ | OFFLINE | dict(TQDM_DISABLE="1", NBDEV_TEST="1")
 ENV.pop("ICPORTRAIT_DEBUG", None)
 
 

@@ -35,7 +35,7 @@ def kernel_variables(
     folder: Path,  # the run folder
 ) -> dict[str, str]:
     "The environment of a notebook's process."
-    return {"OMP_WAIT_POLICY": "PASSIVE"} | dict(
+    return dict(
         os.environ,
         TQDM_DISABLE="1",
         PYTHONUNBUFFERED="1",
