@@ -34,7 +34,8 @@ def ground_truth_flow(
     s = source.reshape(b, rows * columns, 3)
     square = (s**2).sum(-1).nan_to_num(1e6)[:, None]  # a place without a surface is never the nearest
     s = s.nan_to_num(0)
-    nearest = torch.baddbmm(square, t, s.mT, alpha=-2).argmin(-1)  # |t|^2 is the same for all candidates
+    with torch.autocast(target.device.type, enabled=False):  # bf16 would take a neighbour for the nearest
+        nearest = torch.baddbmm(square, t, s.mT, alpha=-2).argmin(-1)  # |t|^2 is the same for all candidates
     distance = (t - s.gather(1, nearest[..., None].expand(-1, -1, 3))).norm(dim=-1)
     x = (nearest % columns + 0.5) / columns * 2 - 1
     y = (nearest // columns + 0.5) / rows * 2 - 1
