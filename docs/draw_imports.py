@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 WINGS = {  # from the ground floor up: what each is about
     "ground": "files, images, devices",
-    "world": "what is photographed",
+    "world": "what is rendered",
     "dataset": "what is stored",
     "model": "what is learned",
     "training": "how",

@@ -66,7 +66,7 @@ def base_table() -> str:
     "What the base has learned, the strict floor first."
     found = figures("base")
     a, u, w = found["autoencoder"], found["unet"], found["prompts"]
-    accident = f"{w['hits_by_accident']:.2f} by accident, {w['hits_of_renders']:.2f} in renders themselves"
+    accident = f"{w['hits_by_accident']:.2f} by chance, {w['hits_of_renders']:.2f} in renders themselves"
     rows = [
         (
             "KID to renders, over that of held-out renders",
@@ -74,7 +74,7 @@ def base_table() -> str:
             "1: another set of renders",
         ),
         ("FID to renders, over that of two halves of them", f"{u['fid_ratio_split_half']:.1f}", "1: another half"),
-        ("FID to renders, over that of held-out renders", f"{u['fid_ratio_held_out']:.2f}", "the lenient floor"),
+        ("FID to renders, over that of held-out renders", f"{u['fid_ratio_held_out']:.2f}", "1: as held-out renders"),
         (
             "distance to the nearest training render, over held-out ones'",
             f"{u['nearest_train_ratio']:.2f}",
@@ -88,7 +88,7 @@ def base_table() -> str:
 
 def table(rows: list[tuple[str, str, str]]) -> str:
     "Rows as Markdown."
-    head = ["| what | figure | what it stands beside |", "| --- | --- | --- |"]
+    head = ["| what | figure | controls |", "| --- | --- | --- |"]
     return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
 
 

@@ -40,7 +40,7 @@ STEPS = {
         pytest("tests/test_sync.py"),
     ],
     "notebooks": [
-        *(notebooks(ROOT / "nbs" / f"{name}.ipynb") for name in ("00_files", "00_images")),
+        *(notebooks(path) for path in sorted((ROOT / "nbs").glob("0*.ipynb"))),
         *(notebooks(ROOT / "nbs" / name) for name in REFERENCE),
     ],
     "lessons": [notebooks(ROOT / "nbs" / "lessons")],

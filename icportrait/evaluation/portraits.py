@@ -56,7 +56,7 @@ class RelightingCase:
 
 @dataclass(frozen=True)
 class Protocol:
-    "The questions, drawn once, and the lights that they speak of."
+    "The questions, drawn once, and the lights that they use."
 
     portraits: tuple[PortraitCase, ...]
     relighting: tuple[RelightingCase, ...]
@@ -222,12 +222,12 @@ def _light_values(made: Tensor, ground_truth: Tensor, profiles: ProfileSet, prot
     cases, lights = protocol.portraits, protocol.lights
     views, wanted = [c.target for c in cases], [c.target_light for c in cases]
     constant = constant_light_direction(lights)
-    true = [light_direction(lights.light(int(profiles.camera[v]), k)) for v, k in zip(views, wanted, strict=True)]
+    wanted_directions = [light_direction(lights.light(int(profiles.camera[v]), k)) for v, k in zip(views, wanted, strict=True)]
     return dict(
         light_error_deg=_light_errors(made, profiles, lights, views, wanted),
         light_error_deg_ceiling=_light_errors(ground_truth, profiles, lights, views, wanted),
         light_error_deg_wrong_light=_light_errors(made, profiles, lights, views, [c.wrong_light for c in cases]),
-        light_error_deg_constant_light=torch.tensor([angle_between(constant, d) for d in true]),
+        light_error_deg_constant_light=torch.tensor([angle_between(constant, d) for d in wanted_directions]),
     )
 
 # %% ../../nbs/evaluation/05_portraits.ipynb #9aea66ad
