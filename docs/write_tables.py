@@ -13,15 +13,16 @@ def figures(name: str) -> dict:
     return json.loads((ROOT / "data" / "results" / f"{name}.json").read_text(encoding="utf-8"))["figures"]
 
 
-def with_interval(part: dict, name: str, digits: int = 3) -> str:
-    "A figure of the demo's portraits or relighting, with its interval."
+def with_interval(part: dict, name: str) -> str:
+    "A figure with its interval, to two decimals below ten and one above."
+    digits = 2 if abs(part[name]) < 10 else 1
     low, high = part["interval"][name]
-    return f"{part[name]:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
+    return f"{part[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def matched(part: dict, threshold: str) -> str:
-    "PCK of one matcher at a threshold, all pairs and those of distant views."
-    return f"{part[f'pck@{threshold}']:.2f} (distant views {part[f'pck@{threshold}_wide']:.2f})"
+def matched(part: dict, name: str) -> str:
+    "A figure of one matcher, for all pairs and for those whose views are far apart."
+    return f"{with_interval(part, name)}, wide {with_interval(part, name + '_wide')}"
 
 
 def demo_table() -> str:
@@ -30,11 +31,14 @@ def demo_table() -> str:
     m, p, r = found["matching"], found["portrait"], found["relighting"]
     names = dict(identity="identity flow", zero_shot="zero-shot", dift="best untrained features")
     rows = []
-    for threshold in ("0.1", "0.05"):
-        others = "; ".join(f"{names[k]} {matched(m[k], threshold)}" for k in ("identity", "zero_shot", "dift"))
-        rows.append((f"matching, PCK@{threshold} of the head's size", matched(m["trained"], threshold), others))
-    others = ", ".join(f"{names[k]} {m[k]['epe_px']:.1f}" for k in ("identity", "zero_shot", "dift"))
-    rows.append(("matching, end-point error in pixels of 128", f"{m['trained']['epe_px']:.2f}", others))
+    titles = {
+        "pck@0.1": "matching, PCK@0.1 of the head's size",
+        "pck@0.05": "matching, PCK@0.05 of the head's size",
+        "epe_px": "matching, end-point error in pixels of 128",
+    }
+    for name, title in titles.items():
+        others = "; ".join(f"{text} {matched(m[k], name)}" for k, text in names.items())
+        rows.append((title, matched(m["trained"], name), others))
     controls = {
         "rank1": (f"portraits, rank-1 of {p['identities']} people", "shuffled_profile lighting_person ceiling"),
         "light_error_deg": ("portraits, light error in degrees (median)", "wrong_light constant_light ceiling"),

@@ -253,3 +253,12 @@ def test_tables_are_those_of_the_kept_results():
 
     text = write_tables.RESULTS.read_text(encoding="utf-8")
     assert text == write_tables.filled(text), "python docs/write_tables.py"
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda o: o.name)
+def test_imports_of_documents(path):
+    "What a document imports from the package is there."
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.S)
+    lines = [line for block in blocks for line in block.splitlines() if "import" in line and "icportrait" in line]
+    if lines:
+        run("\n".join(lines), cwd=ROOT)

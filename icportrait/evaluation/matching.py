@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..dataset.latents import LatentCache
 from ..dataset.pairs import eval_pairs, gather_pairs
+from .metrics import bootstrap_ci
 from ..model.correspondence import end_point_error, pck
 
 # %% ../../nbs/evaluation/04_matching.ipynb #562a495e
@@ -26,9 +27,26 @@ class MatchingScores:
     pck_005: Tensor  # [pairs] PCK@0.05
     epe: Tensor  # [pairs] mean end-point error, px of the data set's images
     wide: Tensor  # [pairs] bool: the two views are far apart
+    identity: Tensor  # [pairs] whose views they are
 
     def __len__(self) -> int:
         return len(self.wide)
+
+    def figures(
+        self,
+        seed: int = 0,  # of the bootstrap
+    ) -> dict:  # figure -> mean, and `interval`: figure -> [low, high] of 95 %, drawn over identities
+        "Every mean with its interval; `_wide` is of the pairs whose views are far apart."
+        everywhere = torch.ones_like(self.wide)
+        values = {"pck@0.1": self.pck_01, "pck@0.05": self.pck_005, "epe_px": self.epe}
+        means, intervals = {}, {}
+        for suffix, chosen in (("", everywhere), ("_wide", self.wide)):
+            for name, value in values.items():
+                if chosen.any():
+                    mean, low, high = bootstrap_ci(value[chosen], seed, groups=self.identity[chosen])
+                    means[name + suffix] = round(mean, 4)
+                    intervals[name + suffix] = [round(low, 4), round(high, 4)]
+        return means | dict(pairs=len(self), interval=intervals)
 
 # %% ../../nbs/evaluation/04_matching.ipynb #826cf5d9
 @torch.no_grad()
@@ -43,7 +61,7 @@ def matching_scores(
 ) -> MatchingScores:
     "The scores of a matcher on fixed pairs of the same identity."
     chosen = eval_pairs(cache.profiles, pairs, seed, cache.lights.lights)
-    coarse, fine, errors = [], [], []
+    coarse, fine, errors, identity = [], [], [], []
     for i in range(0, len(chosen), batch):
         s = gather_pairs(cache, chosen[i : i + batch])
         target = s.target_masked if masked else s.target
@@ -52,5 +70,6 @@ def matching_scores(
         coarse.append(pck(flow, s.flow, s.visible, s.head_size, alpha=0.1))
         fine.append(pck(flow, s.flow, s.visible, s.head_size, alpha=0.05))
         errors.append(end_point_error(flow, s.flow, s.visible, cache.profiles.size))
+        identity.append(s.identity)
     wide = torch.tensor([pair.wide for pair in chosen])
-    return MatchingScores(torch.cat(coarse), torch.cat(fine), torch.cat(errors), wide)
+    return MatchingScores(torch.cat(coarse), torch.cat(fine), torch.cat(errors), wide, torch.cat(identity))

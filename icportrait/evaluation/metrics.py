@@ -46,6 +46,12 @@ def _resampled(x: np.ndarray, groups: np.ndarray, draws: int, seed: int, statist
     return np.array([statistic(x[np.concatenate([members[i] for i in pick])]) for pick in picks])
 
 
+def _all_or_none(value: float, groups: int, level: float) -> tuple[float, float, float]:
+    "The interval of a share of which all or none was seen (Clopper-Pearson): twelve of twelve is not certainty."
+    bound = ((1 - level) / 2) ** (1 / groups)
+    return (1.0, bound, 1.0) if value else (0.0, 0.0, 1 - bound)
+
+
 def bootstrap_ci(
     values: Tensor | np.ndarray | list,  # [N] one number per sample; nan where one is missing
     seed: int = 0,  # of the draws
@@ -65,6 +71,8 @@ def bootstrap_ci(
         raise EvaluationError("no values to average: all are missing")
     if len(set(groups.tolist())) == 1:
         return float(middle(x)), float("nan"), float("nan")
+    if set(x.tolist()) in ({0.0}, {1.0}):
+        return _all_or_none(x[0], len(set(groups.tolist())), level)
     if len(set(groups.tolist())) == len(x):
         chosen = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
         resampled = middle(x[chosen], axis=1)
@@ -78,9 +86,10 @@ def mean_with_ci(
     values: Tensor | np.ndarray | list,  # [N] one number per sample; nan where one is missing
     seed: int = 0,  # of the bootstrap
     digits: int = 4,  # decimals of the figures
+    groups: Tensor | np.ndarray | None = None,  # [N] as in `bootstrap_ci`
 ) -> dict[str, float | None]:  # mean, low, high; a bound is None where there is one value only
     "A mean and its interval, as they go into metrics.json."
-    figures = zip(("mean", "low", "high"), bootstrap_ci(values, seed))
+    figures = zip(("mean", "low", "high"), bootstrap_ci(values, seed, groups=groups))
     return {name: round(v, digits) if np.isfinite(v) else None for name, v in figures}
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #c37681f5
