@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -39,6 +40,19 @@ def test_help_is_instant():
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
     for name in (*COMMANDS, *DATA_COMMANDS):
         assert f"\n  {name} " in done.stdout
+
+
+def test_help_needs_little_time():
+    "Half a second of the processor at most, and twice that for a slow machine."
+
+    def used():
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    before = used()
+    done = command("--help")
+    assert done.returncode == 0, done.stderr
+    assert used() - before < 1.0
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from icportrait.dataset.build import build_profiles
 from icportrait.dataset.check import check_profiles
 from icportrait.dataset.latents import build_latents
 from icportrait.dataset.profiles import LightTable, load_profiles
-from icportrait.dataset.shards import content_digest, read_manifest, read_shard, shard_name, write_manifest
+from icportrait.dataset.shards import read_manifest, read_shard, rows_digest, shard_name, write_manifest
 from icportrait.dataset.storage import COORDINATE_STEP, HELD_OUT, ProfileError, from_table, toy_views
 from icportrait.files import digest, write_json
 from icportrait.world.rig import RIG
@@ -316,7 +316,7 @@ def rewrite_shard(path, change_note=None, change_rows=None):
         rows = table.to_pylist()
         change_rows(rows)
         table = pa.Table.from_pylist(rows, schema=schema)
-        note["digest"] = content_digest(from_table(table))
+        note["digest"] = rows_digest(from_table(table))
     note = change_note(note) if change_note else json.dumps(note)
     metadata = {k: v for k, v in metadata.items() if k != b"icportrait"}
     table = table.replace_schema_metadata(metadata | ({b"icportrait": note} if note is not None else {}))

@@ -125,7 +125,7 @@ def test_result(good, tmp_path, monkeypatch):
     assert [k for k in KEYS if k not in flat_figures] == []
     assert good["pretraining"]["images"] >= good["pretraining"]["steps"] > 0
     assert all("icportrait run" in command for command in good["commands"].values())
-    assert set(good["verdicts"].values()) <= {"yes", "no", "cannot tell"}
+    assert good["verdicts"] and set(good["verdicts"].values()) <= {"yes", "no", "cannot tell"}
     folder = tmp_path / "data" / "results"
     folder.mkdir(parents=True)
     for name in "nbs", "settings.ini":

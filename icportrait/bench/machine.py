@@ -51,7 +51,7 @@ def _accelerator() -> str | None:
 def _processor() -> str:
     "The name of the processor."
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -101,7 +101,10 @@ def machine_name() -> str:
     "This machine since it was switched on, and its table of processes."
     parts = [socket.gethostname()]
     with suppress(OSError):
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
+            os.readlink("/proc/self/ns/pid"),
+        ]
     return " ".join(parts)
 
 
@@ -112,7 +115,7 @@ def process_start_time(
     try:
         if sys.platform != "linux":
             return psutil.Process(pid).create_time()
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if state in "ZX" else float(rest[18])
     except (OSError, ValueError, IndexError, psutil.Error):
         return None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Out', 'BASE_HELP', 'Base', 'ADAPTER_HELP', 'Adapter', 'SIZE_HELP', 'Size', 'Device', 'HALF_HELP', 'Half', 'Prompt',
-           'Negative', 'GUIDANCE_HELP', 'Guidance', 'Seed', 'STEPS_HELP', 'Steps', 'Mask', 'SMALL_BASE_NOTE',
+           'Negative', 'GUIDANCE_HELP', 'GuidanceOption', 'Seed', 'STEPS_HELP', 'Steps', 'Mask', 'SMALL_BASE_NOTE',
            'OWN_BASE_HINT', 'portrait', 'match', 'relight']
 
 # %% ../../nbs/cli/03_portraits.ipynb #afe81685
@@ -33,7 +33,7 @@ Half = Annotated[bool, typer.Option("--half", help=HALF_HELP)]
 Prompt = Annotated[str, typer.Option(help="Text, where the base reads it.")]
 Negative = Annotated[str, typer.Option(help="Text of what to move away from, with --guidance above 1.")]
 GUIDANCE_HELP = "Above 1: further away from what the base makes without the two images."
-Guidance = Annotated[float, typer.Option(min=0, max=100, help=GUIDANCE_HELP)]
+GuidanceOption = Annotated[float, typer.Option(min=0, max=100, help=GUIDANCE_HELP)]
 Seed = Annotated[int, typer.Option(help="Of mask and noise.")]
 STEPS_HELP = "Denoising steps; by default 2 on the small base and 15 on others."
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help=STEPS_HELP)]
@@ -109,7 +109,7 @@ def portrait(
     mask: Mask = 0.8,
     prompt: Prompt = "",
     negative_prompt: Negative = "",
-    guidance: Guidance = 1.0,
+    guidance: GuidanceOption = 1.0,
     size: Size = None,
     device: Device = "cpu",
     half: Half = False,
@@ -201,7 +201,7 @@ def relight(
     mask: Mask = 0.8,
     prompt: Prompt = "",
     negative_prompt: Negative = "",
-    guidance: Guidance = 1.0,
+    guidance: GuidanceOption = 1.0,
     size: Size = None,
     device: Device = "cpu",
     half: Half = False,

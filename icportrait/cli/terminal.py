@@ -115,7 +115,7 @@ def run_command(
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # whoever reads has seen enough, as in `icportrait runs | head`
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
         return 0
     except Exception as e:
         return _exit_status(e)

@@ -201,7 +201,7 @@ def views_done(
 ) -> int:  # 0 to n
     "How many views a cache holds."
     try:
-        done = json.loads((folder / "progress.json").read_text())["views"]
+        done = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["views"]
         whole = all(len(np.load(folder / f"{name}.npy", mmap_mode="r")) == n for name in ARRAYS)
         return done if whole and type(done) is int and 0 <= done <= n else 0
     except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError):

@@ -173,7 +173,7 @@ class DecodedViews(ProfileIndex):
     "The views of a data set, and the arrays of their pixels."
 
     def __init__(self, folder: Path, cache: Path, split: str = "all"):
-        index = json.loads((cache / "index.json").read_text())
+        index = json.loads((cache / "index.json").read_text(encoding="utf-8"))
         super().__init__(index["views"], split)
         self.folder = folder  # of the shards
         self.split = split  # 'train', 'held-out' or 'all'
@@ -251,7 +251,7 @@ def decode_view(
 def _is_decoded(target: Path, rows: int) -> bool:
     "Whether the arrays of a set are there."
     try:
-        index = json.loads((target / "index.json").read_text())
+        index = json.loads((target / "index.json").read_text(encoding="utf-8"))
         arrays = [np.load(target / f"{name}.npy", mmap_mode="r") for name in ("levels", *MAPS)]
         return all(len(a) == rows for a in (*arrays, index["views"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ON_DISK', 'SHARD', 'MANIFEST', 'ENTRY', 'rig_views', 'render_head', 'Recipe', 'shard_name', 'recipe_facts',
-           'read_recipe', 'expressions_of', 'params_json', 'render_rows', 'content_digest', 'manifest_entry',
+           'read_recipe', 'expressions_of', 'params_json', 'render_rows', 'rows_digest', 'manifest_entry',
            'write_shard', 'check_row', 'read_shard', 'write_manifest', 'read_manifest']
 
 # %% ../../nbs/dataset/01_shards.ipynb #0b3c206b
@@ -164,7 +164,7 @@ def render_rows(
     return sorted(rows, key=lambda row: row["camera"])
 
 # %% ../../nbs/dataset/01_shards.ipynb #abdc61a1
-def content_digest(
+def rows_digest(
     rows: list[dict],  # of SCHEMA
 ) -> str:  # SHA-256, 64 hex digits
     "The digest of everything that the rows hold. Footers store it: its definition is part of the layout."
@@ -196,7 +196,7 @@ def write_shard(
     "Render one identity and write its shard, whole."
     table = to_table(render_rows(identity, recipe, render))
     stored = from_table(table)  # as they will be read: numbers in 32 bits
-    note = dict(recipe=recipe_facts(recipe), digest=content_digest(stored))
+    note = dict(recipe=recipe_facts(recipe), digest=rows_digest(stored))
     features = dict(info=dict(features=hub_features()))
     table = table.replace_schema_metadata(dict(icportrait=json.dumps(note), huggingface=json.dumps(features)))
     path = Path(folder) / shard_name(identity)
@@ -256,7 +256,7 @@ def read_shard(
     try:
         note = json.loads(note)
         recipe = read_recipe(note["recipe"], path.name)
-        if not rows or (verify and content_digest(rows) != note["digest"]):
+        if not rows or (verify and rows_digest(rows) != note["digest"]):
             raise ValueError("its content has changed")
         for row in rows:
             check_row(row, recipe)

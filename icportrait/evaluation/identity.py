@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -232,13 +233,15 @@ def load_encoder(
     "A saved encoder."
     folder = Path(folder)
     try:
-        encoder = kind(**json.loads((folder / "card.json").read_text())["config"])
+        encoder = kind(**json.loads((folder / "card.json").read_text(encoding="utf-8"))["config"])
         weights = load_file(folder / "model.safetensors")
         encoder.load_state_dict({k: v.float() for k, v in weights.items()})
     except FileNotFoundError:
         raise MissingEncoder(f"{folder} holds no {name}; {remedy}") from None
-    except Exception as e:
-        reason = str(e).splitlines()[0][:80]
+    except PermissionError:  # the files may be in order
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+        reason = str(e).partition("\n")[0][:80]
         raise EvaluationError(
             f"{folder}: the {name} is damaged or of another version ({reason}); train it again"
         ) from None

@@ -54,7 +54,7 @@ def _read_fingerprint(path: Path, value: Any) -> Fingerprint:
 def _read_object(path: Path) -> dict:
     "The object in a JSON file."
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise AdapterError(f"{path} is damaged: copy the adapter again") from None
     if not isinstance(value, dict):

@@ -40,6 +40,7 @@ def write_checkpoint(
     keep: int = 2,  # how many of the last checkpoints stay
 ) -> Path:  # the checkpoint's folder
     "Write `step-NNNNNN` whole, then drop all but the last `keep`."
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(folder) / f"step-{step:06d}"
@@ -49,8 +50,8 @@ def write_checkpoint(
                 contiguous = {k: t.detach().contiguous() for k, t in named.items()}
                 save_file(contiguous, temporary / f"{name}.safetensors")
             digests = {f.name: file_digest(f) for f in sorted(temporary.glob("*.safetensors"))}
-            (temporary / "state.json").write_text(json.dumps(dict(state, step=step, sha256=digests)))
-    except Exception as e:
+            (temporary / "state.json").write_text(json.dumps(dict(state, step=step, sha256=digests)), encoding="utf-8")
+    except (OSError, SafetensorError) as e:
         reason = getattr(e, "strerror", None) or str(e).partition("\n")[0]
         raise TrainingError(f"checkpoint {path} could not be written: {reason}") from e
     for old in checkpoints(folder)[:-keep]:
@@ -62,16 +63,20 @@ def read_checkpoint(
     path: str | Path,  # a checkpoint's folder
 ) -> tuple[dict[str, dict[str, Tensor]], dict]:  # file name -> tensors by name, state
     "The contents of a checkpoint, its digests verified."
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
     try:
-        state = json.loads((path / "state.json").read_text())
-        for name, wanted in state["sha256"].items():
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        digests = dict(state["sha256"])
+        for name, wanted in digests.items():
             if file_digest(path / name) != wanted:
                 raise ValueError(f"{name} does not match its digest")
-        tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in state["sha256"]}
-    except Exception as e:
+        tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in digests}
+    except PermissionError:  # the files may be in order
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as e:
         reason = str(e).partition("\n")[0]
         raise TrainingError(f"checkpoint {path} is damaged: {reason}; delete it") from e
     return tensors, state

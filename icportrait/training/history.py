@@ -11,18 +11,19 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..files import atomic_path
 from .checkpoints import TrainingError
 
 # %% ../../nbs/training/02_history.ipynb #3383c7d2
 def _read_records(path: Path, step: int) -> list[dict]:
-    "The records of a metrics.jsonl up to a step."
+    "The records of a metrics.jsonl up to a step; a line that is no JSON object is left out."
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if record.get("step", step + 1) <= step:
+        if isinstance(record, dict) and record.get("step", step + 1) <= step:
             records.append(record)
     return records
 
@@ -40,7 +41,8 @@ class History:
         self.pending = []
         if self.path and self.path.exists():
             self.records = _read_records(self.path, step)
-            self.path.write_text("".join(json.dumps(r) + "\n" for r in self.records))
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
 
     def add(self, **record) -> None:
         "Note a record; it is written by `flush`."
@@ -53,7 +55,7 @@ class History:
         self.pending = []
         if self.path and new:
             try:
-                with open(self.path, "a") as f:
+                with open(self.path, "a", encoding="utf-8") as f:
                     f.write("".join(json.dumps(r) + "\n" for r in new))
             except OSError as e:
                 raise TrainingError(f"{self.path} could not be written: {e.strerror}") from e
