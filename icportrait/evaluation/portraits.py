@@ -222,7 +222,9 @@ def _light_values(made: Tensor, ground_truth: Tensor, profiles: ProfileSet, prot
     cases, lights = protocol.portraits, protocol.lights
     views, wanted = [c.target for c in cases], [c.target_light for c in cases]
     constant = constant_light_direction(lights)
-    wanted_directions = [light_direction(lights.light(int(profiles.camera[v]), k)) for v, k in zip(views, wanted, strict=True)]
+    wanted_directions = [
+        light_direction(lights.light(int(profiles.camera[v]), k)) for v, k in zip(views, wanted, strict=True)
+    ]
     return dict(
         light_error_deg=_light_errors(made, profiles, lights, views, wanted),
         light_error_deg_ceiling=_light_errors(ground_truth, profiles, lights, views, wanted),
