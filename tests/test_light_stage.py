@@ -42,9 +42,11 @@ def test_figures(measured):
     assert m["stored_db"]["70"] < m["stored_db"]["90"]
     assert m["stored_bytes"]["70"] < m["stored_bytes"]["90"]
 
-    assert m["cells"] > 300
-    assert m["flow_error_px"] < 1
-    assert 0.6 < m["visibility_agreement"] <= 1
+    assert m["pixels"] > 300
+    assert 0.4 < m["known"] < 1
+    assert m["semantic_error_px"] < 1
+    assert 0.8 < m["visibility_agreement"] <= 1
+    assert m["visibility_agreement_hair"] < m["visibility_agreement"] < m["visibility_agreement_skin"]
     assert m["albedo_error"] < 0.1
 
 
