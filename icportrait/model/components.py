@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..files import atomic_folder, recover_folder
 from .appearance import AppearanceNet
 from .base import DiffusionModel
-from .diffusion import decode, encode
+from .descriptors import EncodedImages, encode_images, fine_channels
+from .diffusion import decode
 from .inputs import PipelineError, ensure_finite
 from .matching import MatchingNet
 from .prompts import PromptEncoder, PromptTokenizer
@@ -182,8 +183,13 @@ class PortraitComponents(PipelineParts):
 
     def encode_images(self, images: Tensor) -> Tensor:  # [B,3,H,W] in [0,1] -> [B,C,h,w]
         "The latents of images."
-        latents = encode(self.vae, images.to(self.unet.device)).to(self.unet.dtype)
-        return ensure_finite("The autoencoder's encoder", latents)
+        return self.encode_fully(images).latents
+
+    def encode_fully(self, images: Tensor) -> EncodedImages:  # [B,3,H,W] in [0,1]
+        "The latents of images, and the finer features that matching reads."
+        encoded = encode_images(self.vae, images.to(self.unet.device)).to(self.unet.device, self.unet.dtype)
+        ensure_finite("The autoencoder's encoder", encoded.latents)
+        return encoded
 
     def decode_latents(self, latents: Tensor) -> Tensor:  # [B,C,h,w] -> [B,3,H,W] in [0,1]
         "The images of latents."

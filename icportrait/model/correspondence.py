@@ -13,8 +13,8 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'local_soft_argmax', 'cycle_error',
-           'flow_from_cost', 'resize_ground_truth', 'bilinear_targets', 'correspondence_loss', 'resize_cost',
-           'join_coarse', 'consensus', 'neighbourhood_consensus', 'end_point_error', 'pck']
+           'match_evidence', 'flow_from_cost', 'resize_ground_truth', 'bilinear_targets', 'correspondence_loss',
+           'consensus', 'neighbourhood_consensus', 'consensus_volume', 'end_point_error', 'pck']
 
 # %% ../../nbs/model/09_correspondence.ipynb #85bcbeb5
 def cost_volume(
@@ -124,6 +124,17 @@ def cycle_error(
     return (back - start).norm(dim=1, keepdim=True)
 
 
+def match_evidence(
+    cost: Tensor,  # [B,h,w,H,W] similarity
+    radius: int = 1,  # half-width of the soft-argmax window, source cells
+    temperature: float = 0.05,  # of the softmax
+) -> tuple[Tensor, Tensor, Tensor]:  # flow [B,2,h,w] in [-1,1], sharpness [B,1,h,w], cycle error [B,1,h,w] in cells
+    "Flow from every target cell into the source, and what speaks for it and against it."
+    flow, sharpness = local_soft_argmax(cost, radius, temperature)
+    back, _ = local_soft_argmax(cost.permute(0, 3, 4, 1, 2), radius, temperature)
+    return flow, sharpness, cycle_error(flow, back) * max(cost.shape[1:3]) / 2
+
+
 def flow_from_cost(
     cost: Tensor,  # [B,h,w,H,W] similarity
     radius: int = 1,  # half-width of the soft-argmax window, source cells
@@ -131,9 +142,7 @@ def flow_from_cost(
     tolerance: float = 1.5,  # cycle error, in target cells, at which confidence falls to 1/e
 ) -> tuple[Tensor, Tensor]:  # flow [B,2,h,w] in [-1,1], confidence [B,1,h,w] in [0,1]
     "Flow from every target cell into the source, and confidence: sharpness of the peak times cycle consistency."
-    flow, sharpness = local_soft_argmax(cost, radius, temperature)
-    back, _ = local_soft_argmax(cost.permute(0, 3, 4, 1, 2), radius, temperature)
-    cells = cycle_error(flow, back) * max(cost.shape[1:3]) / 2
+    flow, sharpness, cells = match_evidence(cost, radius, temperature)
     return flow, sharpness * (-((cells / tolerance) ** 2)).exp()
 
 # %% ../../nbs/model/09_correspondence.ipynb #6acc8363
@@ -201,35 +210,6 @@ def correspondence_loss(
     columns = -(logits.log_softmax(1) * table).sum(1)
     return (loss + symmetric * columns.sum() / mass.sum().clamp_min(1)) / (1 + symmetric)
 
-# %% ../../nbs/model/09_correspondence.ipynb #ac88fd89
-def resize_cost(
-    cost: Tensor,  # [B,h,w,H,W]
-    target: Sequence[int],  # new (h, w)
-    source: Sequence[int],  # new (H, W)
-) -> Tensor:  # [B,*target,*source]
-    "A cost volume on other grids, bilinearly on both sides."
-    b, h, w, H, W = cost.shape
-    x = F.interpolate(cost.reshape(b, h * w, H, W), size=source, mode="bilinear", align_corners=False)
-    x = x.flatten(2).transpose(1, 2).unflatten(2, (h, w))
-    x = F.interpolate(x, size=target, mode="bilinear", align_corners=False)
-    return x.flatten(2).transpose(1, 2).unflatten(1, target).unflatten(3, source)
-
-
-def join_coarse(
-    costs: dict[str, Tensor],  # level -> [B,h,w,h,w], coarse to fine
-    weight: float,  # of the coarser level; 0: none
-) -> dict[str, Tensor]:  # the same levels, still in [-1,1]
-    "Every level's cost with the enlarged cost of the level before."
-    if not weight:
-        return costs
-    out, last = {}, None
-    for name, cost in costs.items():
-        if last is not None:
-            enlarged = resize_cost(last, cost.shape[1:3], cost.shape[3:])
-            cost = (cost + weight * enlarged) / (1 + weight)
-        out[name] = last = cost
-    return out
-
 # %% ../../nbs/model/09_correspondence.ipynb #c8241fbb
 def _overlap(shape: Sequence[int], shift: tuple[int, ...]) -> tuple[slice, ...]:
     "The part of every axis that stays inside when it is shifted."
@@ -260,6 +240,23 @@ def neighbourhood_consensus(
     "The consensus of every level."
     finest = max(c.shape[1] for c in costs.values())
     return {name: consensus(c, radius * c.shape[1] // finest) for name, c in costs.items()}
+
+# %% ../../nbs/model/09_correspondence.ipynb #4bf629bd
+def consensus_volume(
+    target: Tensor,  # [B,C,h,w] features of the target
+    source: Tensor,  # [B,C,H,W] features of the source
+    radius: int = 1,  # half-width of the neighbourhood in cells; 0: none
+) -> Tensor:  # [B,h,w,H,W] in [-1,1], fp32
+    "The consensus of the cost volume of two feature maps."
+    if not radius:
+        return cost_volume(target, source)
+    window = dict(kernel_size=2 * radius + 1, padding=radius)
+    with torch.autocast(target.device.type, enabled=False):
+        t, s = (F.unfold(F.normalize(x.float(), dim=1), **window) for x in (target, source))
+        here, there = (F.unfold(torch.ones_like(x[:1, :1], dtype=torch.float32), **window) for x in (target, source))
+        count = here[0].T @ there[0]
+        cost = torch.bmm(t.transpose(1, 2), s) / count
+    return cost.unflatten(2, source.shape[-2:]).unflatten(1, target.shape[-2:])
 
 # %% ../../nbs/model/09_correspondence.ipynb #24cd2d4f
 def _distances(flow: Tensor, ground_truth: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

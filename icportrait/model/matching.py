@@ -5,29 +5,38 @@
 # %% ../../nbs/model/10_matching.ipynb #7507bb70
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .control import ControlError, ControlUNet
+from .base import DiffusionModel
+from .control import LORA_TARGETS, ControlUNet
 from icportrait.model.correspondence import (
+    consensus_volume,
     correspondence_loss,
     cost_volume,
     flow_from_cost,
     identity_flow,
-    join_coarse,
+    match_evidence,
     neighbourhood_consensus,
     resize_flow,
     resize_map,
+    warp,
 )
+from .descriptors import Descriptors, EncodedImages, encode_images, fine_channels, level_channels
 from .features import unet_features
+from .fingerprint import fingerprint
 
 # %% auto #0
-__all__ = ['Matches', 'matches_from_costs', 'MatchingNet', 'last_but_one', 'MatchingBatch', 'matching_loss', 'dift_match',
-           'identity_match']
+__all__ = ['EVERY_LAYER', 'RIGHT', 'Matches', 'matches_from_costs', 'Confidence', 'MatchingNet', 'matches_of_descriptors',
+           'MatchingBatch', 'confidence_loss', 'matching_loss', 'last_but_one', 'dift_match', 'identity_match',
+           'new_matching_net', 'match_images', 'make_matcher']
 
 # %% ../../nbs/model/10_matching.ipynb #bd84b4f0
 @dataclass
@@ -66,84 +75,162 @@ def matches_from_costs(
     confidences = [confidence for _, confidence in pairs]
     return Matches(list(costs), flows, confidences, list(costs.values()))
 
+# %% ../../nbs/model/10_matching.ipynb #f2fabdfd
+class Confidence(nn.Module):
+    "The probability that a match is right, from its evidence and the descriptors it joins."
+
+    def __init__(
+        self,
+        dim: int,  # numbers in a descriptor
+        hidden: int = 32,  # channels between the two layers
+        seed: int = 0,  # of the first weights
+    ):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(nn.Conv2d(2 * dim + 3, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, 1, 1))
+        for parameter in self.layers[2].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        source: Tensor,  # [B,dim,H,W] descriptors
+        target: Tensor,  # [B,dim,h,w]
+        flow: Tensor,  # [B,2,h,w] in [-1,1]
+        sharpness: Tensor,  # [B,1,h,w] in [0,1]
+        cycle: Tensor,  # [B,1,h,w] cells
+    ) -> Tensor:  # [B,1,h,w] logits
+        matched = warp(source, flow)
+        similarity = (matched * target).sum(1, keepdim=True)
+        evidence = [sharpness, torch.exp(-cycle), similarity]
+        x = torch.cat([*evidence, matched * target, target], 1)
+        return self.layers(x.to(next(self.parameters()).dtype)).float()
+
 # %% ../../nbs/model/10_matching.ipynb #500c17dd
+EVERY_LAYER = (*LORA_TARGETS, "conv_shortcut", "proj_in", "proj_out", "net.0.proj", "net.2", "time_emb_proj", "conv")
+
+
 class MatchingNet(ControlUNet):
     "The control net that finds where the lighting image's parts lie in the profile."
 
     def __init__(
         self,
         unet: Any,  # the base model's UNet
-        rank: int = 16,  # LoRA rank
-        upto: str | None = None,  # last block used; None: the last but one up block
+        fine_channels: int,  # of the encoder's features, see `fine_channels`
+        rank: int = 32,  # LoRA rank
+        targets: tuple[str, ...] = EVERY_LAYER,  # endings of the layers with LoRA
+        upto: str = "up",  # last block used; the descriptors read its features and those of the block before
+        dim: int = 64,  # numbers in a descriptor
         temperature: float = 0.05,  # of the softmax over source cells, in training and after
-        coarse: float = 0.0,  # weight with which a level's cost joins that of the next finer level
-        radius: int = 1,  # half-width of the soft-argmax window, cells
-        consensus_radius: int = 1,  # radius of the neighbourhood consensus, cells of the finest level; 0: none
-        **kwargs,  # `timestep`, `targets`, `share_base`, `seed` of `ControlUNet`
+        radius: int = 2,  # half-width of the soft-argmax window, cells
+        consensus_radius: int = 1,  # radius of the neighbourhood consensus, cells; 0: none
+        seed: int = 0,  # of the first weights
+        **kwargs,  # `timestep`, `share_base`, `base` of `ControlUNet`
     ):
-        super().__init__(unet, rank, upto=upto or last_but_one(unet), **kwargs)
+        super().__init__(unet, rank, targets=targets, upto=upto, seed=seed, **kwargs)
         self.temperature = temperature
-        self.coarse = coarse
         self.radius = radius
         self.consensus_radius = consensus_radius
-        self.config |= dict(temperature=temperature, radius=radius, coarse=coarse, consensus_radius=consensus_radius)
+        self.config |= dict(fine_channels=fine_channels, dim=dim, temperature=temperature)
+        self.config |= dict(radius=radius, consensus_radius=consensus_radius)
+        self.descriptors = Descriptors(level_channels(unet, upto), fine_channels, dim, seed)
+        self.certainty = Confidence(dim, seed=seed)
 
-    def costs(
+    def describe(
         self,
-        source_latents: Tensor,  # [B,C,h,w] of the profile
-        target_latents: Tensor,  # [B,C,h,w] of the (masked) lighting image
+        source: EncodedImages,  # B profiles
+        target: EncodedImages,  # B (masked) lighting images
         encoder_hidden_states: Tensor,  # [B,S,D] text states
-    ) -> dict[str, Tensor]:  # level -> [B,h,w,h,w], coarse to fine
-        "Layer-wise correlation: one cost volume per level."
-        levels = self.features(source_latents, target_latents, encoder_hidden_states)
-        costs = join_coarse({x.name: cost_volume(x.target, x.source) for x in levels}, self.coarse)
-        return neighbourhood_consensus(costs, self.consensus_radius)
+    ) -> tuple[Tensor, Tensor]:  # of source and target: [B,dim,H,W] unit vectors
+        "The descriptors of both images."
+        levels = self.features(source.latents, target.latents, encoder_hidden_states)
+        of_source = self.descriptors({x.name: x.source for x in levels}, source.fine)
+        return of_source, self.descriptors({x.name: x.target for x in levels}, target.fine)
+
+    def cost(self, source: Tensor, target: Tensor) -> Tensor:  # [B,h,w,H,W]
+        "The cost volume of descriptors of source and target, [B,dim,h,w] each."
+        return consensus_volume(target, source, self.consensus_radius)
 
     @torch.no_grad()
-    def match(self, source_latents: Tensor, target_latents: Tensor, encoder_hidden_states: Tensor) -> Matches:
-        "Flow from the target into the profile by level, with confidence; the arguments are those of `costs`."
-        costs = self.costs(source_latents, target_latents, encoder_hidden_states)
-        return matches_from_costs(costs, self.radius, self.temperature)
+    def match(self, source: EncodedImages, target: EncodedImages, encoder_hidden_states: Tensor) -> Matches:
+        "Flow from the target into the profile with its confidence; the arguments are those of `describe`."
+        of_source, of_target = self.describe(source, target, encoder_hidden_states)
+        return matches_of_descriptors(self, of_source, of_target)
+
+# %% ../../nbs/model/10_matching.ipynb #490e1965
+def matches_of_descriptors(
+    net: MatchingNet,  # whose cost volume and confidence
+    source: Tensor,  # [B,dim,H,W] descriptors
+    target: Tensor,  # [B,dim,H,W]
+    levels: int = 3,  # each of half the resolution of the next
+) -> Matches:
+    "Matches at several resolutions; the last one is the answer."
+    found = Matches([], [], [], [])
+    for level in reversed(range(levels)):
+        s, t = (F.normalize(F.avg_pool2d(x, 2**level), dim=1) for x in (source, target))
+        cost = net.cost(s, t) if level == 0 else cost_volume(t, s)
+        flow, sharpness, cycle = match_evidence(cost, net.radius if level == 0 else 1, net.temperature)
+        found.names.append(f"{t.shape[-2]} x {t.shape[-1]}")
+        found.flows.append(flow)
+        found.confidences.append(net.certainty(s, t, flow, sharpness, cycle).sigmoid())
+        found.costs.append(cost)
+    return found
+
+# %% ../../nbs/model/10_matching.ipynb #ec1b7adc
+@dataclass
+class MatchingBatch:
+    "B pairs to train the Matching Net with."
+
+    profile: EncodedImages  # profiles
+    masked: EncodedImages  # masked lighting images
+    flow: Tensor  # [B,2,*,*] ground truth on the lighting image's grid, in [-1,1]
+    visible: Tensor  # [B,1,*,*] 1 where the profile shows what the lighting image shows there
+    known: Tensor  # [B,1,*,*] 1 where `visible` is certain
+    head_size: Tensor  # [B] of the lighting image's head, as a share of the image's side
+    encoder_hidden_states: Tensor  # [B,S,D] text states
 
 
+RIGHT = 0.05  # head sizes: a match that is nearer to the ground truth than this is right
+
+
+def confidence_loss(
+    net: MatchingNet,  # its confidence trains
+    source: Tensor,  # [B,dim,H,W] descriptors
+    target: Tensor,  # [B,dim,H,W]
+    cost: Tensor,  # [B,H,W,H,W] their cost volume
+    batch: MatchingBatch,  # pairs
+) -> Tensor:  # scalar
+    "Cross-entropy of the confidence against the share of each cell's matches that are right, where that is known."
+    flow, sharpness, cycle = match_evidence(cost.detach(), net.radius, net.temperature)
+    distance = (resize_flow(flow, batch.flow.shape[-2:]) - batch.flow).norm(dim=1, keepdim=True) / 2
+    right = batch.visible * (distance < RIGHT * batch.head_size.reshape(-1, 1, 1, 1))
+    known = resize_map(batch.known, target.shape[-2:])
+    share = resize_map(right * batch.known, target.shape[-2:]) / known.clamp_min(1e-6)
+    logits = net.certainty(source.detach(), target.detach(), flow, sharpness, cycle)
+    losses = F.binary_cross_entropy_with_logits(logits, share.clamp(0, 1), reduction="none")
+    return (losses * known).sum() / known.sum().clamp_min(1)
+
+
+def matching_loss(
+    net: MatchingNet,  # trains
+    batch: MatchingBatch,  # pairs
+    symmetric: float = 0.5,  # weight of the source -> target term
+) -> tuple[Tensor, dict]:  # scalar loss, its parts
+    "Correspondence loss of the finest level, and the loss of its confidence."
+    source, target = net.describe(batch.profile, batch.masked, batch.encoder_hidden_states)
+    cost = net.cost(source, target)
+    matching = correspondence_loss(cost, batch.flow, batch.visible, net.temperature, symmetric)
+    confidence = confidence_loss(net, source, target, cost, batch)
+    return matching + confidence, dict(loss_matching=matching.item(), loss_confidence=confidence.item())
+
+# %% ../../nbs/model/10_matching.ipynb #94b3a10d
 def last_but_one(
     unet: Any,  # the base model's UNet
 ) -> str:  # 'up1' of three up blocks
     "The name of the last up block but one."
     return f"up{len(unet.up_blocks) - 2}"
 
-# %% ../../nbs/model/10_matching.ipynb #ec1b7adc
-@dataclass
-class MatchingBatch:
-    "Pairs to train the Matching Net with."
 
-    z_profile: Tensor  # [B,C,h,w] latents of the profile
-    z_masked: Tensor  # [B,C,h,w] latents of the masked lighting image
-    flow: Tensor  # [B,2,*,*] ground truth on the lighting image's grid, in [-1,1]
-    visible: Tensor  # [B,1,*,*] 1 where the profile shows what the lighting image shows there
-    encoder_hidden_states: Tensor  # [B,S,D] text states
-
-
-def matching_loss(
-    net: MatchingNet,  # trains
-    batch: MatchingBatch,  # pairs
-    weights: list[float] | None = None,  # per level, coarse to fine; None: halved with every step to coarser
-    symmetric: float = 0.5,  # weight of the source -> target term
-) -> tuple[Tensor, dict]:  # scalar loss, {level: its loss}
-    "Correspondence loss over all levels."
-    costs = net.costs(batch.z_profile, batch.z_masked, batch.encoder_hidden_states)
-    weights = weights or [2.0**-i for i in range(len(costs))][::-1]
-    if len(weights) != len(costs):
-        raise ControlError(f"{len(costs)} levels need {len(costs)} weights, not {len(weights)}")
-    losses = {
-        name: correspondence_loss(cost, batch.flow, batch.visible, net.temperature, symmetric)
-        for name, cost in costs.items()
-    }
-    weighted = [weight * loss for weight, loss in zip(weights, losses.values())]
-    total = sum(weighted[1:], weighted[0]) / sum(weights)
-    return total, {f"loss_{name}": loss.item() for name, loss in losses.items()}
-
-# %% ../../nbs/model/10_matching.ipynb #94b3a10d
 @torch.no_grad()
 def dift_match(
     unet: Any,  # the base model's UNet, without LoRA
@@ -180,3 +267,38 @@ def identity_match(
     "Every cell matched with the same position in the profile: the baseline without any matching."
     flow = identity_flow(len(target_latents), target_latents.shape[-2:], target_latents.device)
     return Matches(["identity"], [flow], [torch.ones_like(flow[:, :1])])
+
+# %% ../../nbs/model/10_matching.ipynb #06cf3d57
+def new_matching_net(
+    base: DiffusionModel,  # its UNet gets LoRA; stays as it is
+    **kwargs,  # of `MatchingNet`
+) -> MatchingNet:  # untrained
+    "A Matching Net that fits a base."
+    return MatchingNet(base.unet, fine_channels(base.vae, base.image_size), base=fingerprint(base), **kwargs)
+
+
+@torch.no_grad()
+def match_images(
+    base: DiffusionModel,  # its autoencoder encodes both
+    profile: Tensor,  # [B,3,H,W] in [0,1]
+    target: Tensor,  # [B,3,H,W] in [0,1], masked or not
+    net: MatchingNet | None = None,  # None: features of the base as it is
+    together: bool = True,  # those of both images side by side, or each in a pass of its own; a net has them together
+) -> Matches:
+    "Matches of images by a Matching Net, or by the bare base."
+    source, other = (encode_images(base.vae, x.to(base.device, base.dtype)) for x in (profile, target))
+    text = base.encode_prompt(len(source))
+    if net is None:
+        return dift_match(base.unet, source.latents.to(base.dtype), other.latents.to(base.dtype), text, together)
+    return net.match(source.to(base.device, base.dtype), other.to(base.device, base.dtype), text)
+
+
+def make_matcher(
+    base: DiffusionModel,  # the base that the adapter belongs to
+    adapter: str | Path | None = None,  # a Matching Net's folder; None, or no folder there: the base as it is
+) -> Callable:  # profile, target [B,3,H,W] -> Matches
+    "The matcher of an adapter."
+    net = None
+    if adapter is not None and Path(adapter).is_dir():
+        net = MatchingNet.from_folder(base, adapter)
+    return partial(match_images, base, net=net)

@@ -23,6 +23,7 @@ from .appearance import warp_profile
 from .base import DiffusionModel, load_base
 from .components import NETS, PortraitComponents, settle
 from .correspondence import resize_flow, resize_map
+from .descriptors import EncodedImages
 from .injection import Conditioning, double_for_guidance, stitched_prediction
 from .inputs import PipelineError, as_images, check_generators, ensure_finite, paired
 from .matching import Matches
@@ -41,10 +42,10 @@ class PortraitPair:
     profile: Tensor  # [B,3,H,W] in [0,1]
     masked: Tensor  # [B,3,H,W] the masked lighting image
     visible_pixels: Tensor  # [B,1,H,W] its mask: 1 = visible
-    z_profile: Tensor  # [B,C,h,w] latents of the profile
-    z_masked: Tensor  # [B,C,h,w] latents of the masked lighting image
-    flow_levels: Tensor | list[Tensor] | None = None  # [B,2,*,*], one or by level; None: light only
-    confidence_levels: Tensor | list[Tensor] | None = None  # [B,1,*,*], one or by level
+    encoded_profile: EncodedImages  # the profile, encoded
+    encoded_masked: EncodedImages  # the masked lighting image, encoded
+    found_flow: Tensor | None = None  # [B,2,*,*] on the grid it was found on; None: light only
+    found_confidence: Tensor | None = None  # [B,1,*,*] likewise
     flow: Tensor | None = None  # [B,2,H,W] target grid, in [-1,1]
     confidence: Tensor | None = None  # [B,1,H,W] in [0,1]
     warped: Tensor | None = None  # [B,3,H,W] the warped profile, as it is encoded
@@ -69,8 +70,8 @@ def encode_pair(
     profile, lighting = paired(as_images(profile, size), as_images(lighting, size))
     check_generators(generator, len(profile))
     masked, visible_pixels = mask_image(lighting, mask_ratio, mask_patch, generator, fill)
-    z_profile, z_masked = pipe.encode_images(profile), pipe.encode_images(masked)
-    return PortraitPair(profile, masked, visible_pixels.to(z_profile), z_profile, z_masked)
+    encoded = pipe.encode_fully(profile), pipe.encode_fully(masked)
+    return PortraitPair(profile, masked, visible_pixels.to(encoded[0].latents), *encoded)
 
 # %% ../../nbs/model/16_pipeline.ipynb #57148567
 def match_pair(
@@ -80,7 +81,7 @@ def match_pair(
     "Matches by level, and at image resolution."
     if pipe.matching_net is None:
         raise AdapterError("This pipeline has no Matching Net: load one, or pass `flow` or `use_flow=False`")
-    m = pipe.matching_net.match(pair.z_profile, pair.z_masked, pipe.encode_prompt(len(pair)))
+    m = pipe.matching_net.match(pair.encoded_profile, pair.encoded_masked, pipe.encode_prompt(len(pair)))
     for x in (*m.flows, *m.confidences):
         ensure_finite("The Matching Net", x)
     flow, confidence = m.dense(pair.profile.shape[-2:])
@@ -109,23 +110,21 @@ def add_flow(
     pair: PortraitPair,  # gets flow, confidence and warped profile
     flow: Tensor | None = None,  # [B or 1,2,*,*] instead of the Matching Net's; 0 where it is not finite
     confidence: Tensor | None = None,  # [B or 1,1,*,*] of that flow; None: 1
-    layerwise: bool = True,  # a flow per level, as in the paper's figure, or the finest for all
 ) -> None:
     "Find the flow of a pair, or take the given one, and warp its profile."
     if flow is None:
         m = match_pair(pipe, pair)
         pair.flow, pair.confidence = m.flow, m.confidence
-        pair.flow_levels = m.flows[:-1] if layerwise else m.flows[-2]
-        pair.confidence_levels = m.confidences[:-1] if layerwise else m.confidences[-2]
+        pair.found_flow, pair.found_confidence = m.flows[-2], m.confidences[-2]
     else:
-        flow = flow.to(pair.z_profile.device).expand(len(pair), -1, -1, -1).float()
+        flow = flow.to(pair.encoded_profile.latents.device).expand(len(pair), -1, -1, -1).float()
         confidence = torch.ones_like(flow[:, :1]) if confidence is None else confidence.to(flow)
-        pair.flow_levels = torch.where(torch.isfinite(flow), flow, 0.0)
-        pair.confidence_levels = confidence.expand(len(pair), -1, -1, -1)
+        pair.found_flow = torch.where(torch.isfinite(flow), flow, 0.0)
+        pair.found_confidence = confidence.expand(len(pair), -1, -1, -1)
         size = pair.profile.shape[-2:]
-        pair.flow = resize_flow(pair.flow_levels, size)
-        pair.confidence = resize_map(pair.confidence_levels, size)
-    pair.warped = warp_profile(pair.profile.to(pair.flow), pair.flow_levels, pair.confidence_levels)
+        pair.flow = resize_flow(pair.found_flow, size)
+        pair.confidence = resize_map(pair.found_confidence, size)
+    pair.warped = warp_profile(pair.profile.to(pair.flow), pair.found_flow, pair.found_confidence)
     pair.z_warped = pipe.encode_images(pair.warped)
 
 # %% ../../nbs/model/16_pipeline.ipynb #f0599842
@@ -135,12 +134,12 @@ def add_conditioning(
 ) -> Conditioning:
     "What the base model takes of a pair's F_ref."
     ref = pipe.appearance.f_ref(
-        pair.z_profile,
-        pair.z_masked,
+        pair.encoded_profile.latents,
+        pair.encoded_masked.latents,
         pair.visible_pixels,
         pipe.encode_prompt(len(pair)),
-        pair.flow_levels,
-        pair.confidence_levels,
+        pair.found_flow,
+        pair.found_confidence,
         z_warped=pair.z_warped,
     )
     for x in ref.levels:
@@ -245,7 +244,6 @@ class ICPortraitPipeline(MatchingPipeline):
         use_flow: bool = True,  # False: no warped identity, light only
         flow: Tensor | None = None,  # [B,2,*,*] instead of the Matching Net's
         confidence: Tensor | None = None,  # [B,1,*,*] of that flow
-        layerwise: bool = True,  # a flow per level, or the finest for all
         prompt: str = "",  # text, where the base model reads it
         negative_prompt: str = "",  # text of what to move away from, with guidance
         output_type: str = "pt",  # 'pt', 'pil' or 'latent'
@@ -256,7 +254,7 @@ class ICPortraitPipeline(MatchingPipeline):
         check_inputs(self, output_type, num_inference_steps, guidance_scale, prompt, negative_prompt, flow)
         pair = encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator)
         if use_flow:
-            add_flow(self, pair, flow, confidence, layerwise)
+            add_flow(self, pair, flow, confidence)
         conditioning = add_conditioning(self, pair)
         steps = num_inference_steps, guidance_scale, prompt, negative_prompt, generator, progress, callback_on_step_end
         images = denoise(self, conditioning, self.prepare_latents(len(pair), generator), *steps)
