@@ -8,8 +8,6 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -19,17 +17,14 @@ from torch import Tensor
 
 from .touch import Explorer, ExplorerError, PlainTouch, Touch, draw_marks, mark, png
 from ..images import show_images
-from ..model.base import DiffusionModel
-from ..model.correspondence import identity_flow, resize_flow, resize_map, warp
-from ..model.diffusion import encode
-from ..model.matching import Matches, MatchingNet, dift_match
+from ..model.correspondence import resize_flow, resize_ground_truth, resize_map, warp
+from ..model.matching import Matches
 from ..model.stitching import mask_image
-from ..world.correspondence import ground_truth_flow
+from ..world.correspondence import nearest_places
 
 # %% auto #0
 __all__ = ['ASKED', 'FOUND', 'GROUND_TRUTH', 'FLOW_TITLES', 'cell_at', 'PointMatch', 'match_at', 'ground_truth_position', 'Pair',
-           'match_images', 'make_matcher', 'overlay', 'match_marks', 'match_caption', 'draw_match', 'flow_row',
-           'MatchWidgets', 'MatchExplorer']
+           'overlay', 'match_marks', 'match_caption', 'draw_match', 'flow_row', 'MatchWidgets', 'MatchExplorer']
 
 # %% ../../nbs/explore/01_matches.ipynb #07daccf3
 def cell_at(
@@ -77,14 +72,15 @@ def ground_truth_position(
     profile_coordinates: np.ndarray,  # [H,W,3] of the profile
     position: Sequence[float],  # x, y in the target, in [-1,1]
     tolerance: float = 0.06,  # canonical distance beyond which the point counts as occluded
-) -> tuple[float, float] | None:  # x, y in the profile; None where it is occluded
+) -> tuple[float, float] | None:  # x, y in the profile; None where it is not visible for certain
     "Where a point of the target is in the profile."
-    wanted = torch.from_numpy(target_coordinates[cell_at(position, target_coordinates.shape[:2])])
-    profile = torch.from_numpy(profile_coordinates)
-    flow, visible = ground_truth_flow(wanted[None, None, None], profile[None], tolerance)
-    if not visible.any():
+    wanted = target_coordinates[cell_at(position, target_coordinates.shape[:2])]
+    if not np.isfinite(wanted).all():
         return None
-    x, y = flow.flatten().tolist()
+    places, visible, _ = nearest_places(wanted[None], profile_coordinates, tolerance)
+    if not visible.all():
+        return None
+    x, y = places[0].tolist()
     return x, y
 
 # %% ../../nbs/explore/01_matches.ipynb #2405a01b
@@ -106,32 +102,6 @@ class Pair:
         if self.profile_coordinates is None or self.target_coordinates is None:
             return None
         return ground_truth_position(self.target_coordinates, self.profile_coordinates, position)
-
-# %% ../../nbs/explore/01_matches.ipynb #43b43342
-def match_images(
-    base: DiffusionModel,  # its autoencoder encodes both
-    profile: Tensor,  # [3,H,W] in [0,1]
-    target: Tensor,  # [3,H,W], masked or not
-    net: MatchingNet | None = None,  # None: features of the base as it is, side by side
-) -> Matches:  # with cost volumes
-    "Matches of two images by a Matching Net, or by the bare base."
-    images = torch.stack([profile, target]).to(base.device, base.dtype)
-    with torch.no_grad():
-        latents = encode(base.vae, images).to(base.dtype)
-    if net is None:
-        return dift_match(base.unet, latents[:1], latents[1:], base.encode_prompt(1), together=True)
-    return net.match(latents[:1], latents[1:], base.encode_prompt(1))
-
-
-def make_matcher(
-    base: DiffusionModel,  # the base that the adapter belongs to
-    adapter: str | Path | None = None,  # a Matching Net's folder; None, or no folder there: the base as it is
-) -> Callable:  # profile, target [3,H,W] -> Matches
-    "A matcher for `MatchExplorer`."
-    net = None
-    if adapter is not None and Path(adapter).is_dir():
-        net = MatchingNet.from_folder(base, adapter)
-    return partial(match_images, base, net=net)
 
 # %% ../../nbs/explore/01_matches.ipynb #348af94b
 ASKED, FOUND, GROUND_TRUTH = "#ffd400", "#ffffff", "#39e75f"  # colours of the three marks, everywhere
@@ -206,8 +176,8 @@ def flow_row(
     profile: Tensor,  # [3,H,W] in [0,1]
     target: Tensor,  # [3,H,W], as the matcher got it
     matches: Matches,  # of the two
-    flow: Tensor | None = None,  # [2,h,w] the ground truth, where it is known
-    visible: Tensor | None = None,  # [1,h,w] 1 where the ground truth holds; needed with it
+    flow: Tensor | None = None,  # [2,H,W] the ground truth, where it is known
+    visible: Tensor | None = None,  # [1,H,W] 1 where the ground truth holds; needed with it
 ) -> list[Tensor]:  # images under FLOW_TITLES
     "What a flow does, as a row of images."
     size = tuple(target.shape[-2:])
@@ -217,8 +187,7 @@ def flow_row(
     row.append(_warp_where(profile, found, torch.ones_like(confidence), size))
     row.append(_warp_where(profile, found, confidence, size))
     if flow is not None and visible is not None:
-        unmoved = identity_flow(1, tuple(flow.shape[-2:]))[0]
-        row.append(_warp_where(profile, torch.where(visible > 0, flow, unmoved)[None], visible[None], size))
+        row.append(_warp_where(profile, *resize_ground_truth(flow[None], visible[None], size), size))
     return row
 
 # %% ../../nbs/explore/01_matches.ipynb #9a97dc76
@@ -259,7 +228,7 @@ class MatchExplorer(MatchWidgets):
     def __init__(
         self,
         pairs: list[Pair],  # to choose from
-        matcher: Callable,  # profile, target [3,H,W] -> Matches
+        matcher: Callable,  # profiles, targets [B,3,H,W] -> Matches
         plain: bool = False,  # sliders instead of the mouse
         side: int = 320,  # width of an image, px
         seed: int = 0,  # of the mask
@@ -282,7 +251,7 @@ class MatchExplorer(MatchWidgets):
         if self.masked.value:
             generator = torch.Generator().manual_seed(self.seed)
             self.masked_target = mask_image(self.pair.target, self.masked.value, generator=generator)[0]
-        self.matches = self.matcher(self.pair.profile, self.masked_target)
+        self.matches = self.matcher(self.pair.profile[None], self.masked_target[None])
         levels = tuple((name, i) for i, name in enumerate(self.matches.names))
         if levels != tuple(self.level.options):
             self.level.options, self.level.value = levels, len(levels) - 1
