@@ -36,7 +36,7 @@ image = light_view(front, light_from_direction(direction(0, 20)))
 
 
 def cells(x):
-    return F.unfold(x[None], 12, stride=4, padding=4).unflatten(2, (16, 16))
+    return F.unfold(x, 12, stride=4, padding=4).unflatten(2, (16, 16))
 
 
 def by_pixels(profile, target):

@@ -7,11 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import LAST, ROOT, command, error_line, here
 from PIL import Image
+from skimage.data import astronaut
+
+from icportrait.flows import read_flo, read_record
+from icportrait.model.correspondence import identity_flow
 
 COMMANDS = ("demo", "run", "sweep", "runs", "compare", "clean", "results", "data", "portrait", "match", "relight")
 DATA_COMMANDS = ("build", "check", "sample", "show")
@@ -75,6 +80,7 @@ def test_help_needs_little_time():
         (["data", "build", "x", "--identities", "500000000", "--estimate"], 1, "identities"),
         (["data", "build", "x", "--identities", "1", "--size", "8", "--estimate"], 1, "at least 16 pixels"),
         (["match", "none.png", "none.png", "--out", "c.png", "--device", "abacus"], 1, "none.png: no such file"),
+        (["match", "none.png", "none.png", "--out", "c.png", "--crop", "face"], 2, "--crop"),
     ],
 )
 def test_one_line(tmp_path, monkeypatch, args, status, says):
@@ -111,6 +117,67 @@ def test_device_that_is_not_there(image, tmp_path):
     done = here("match", image, image, "--out", tmp_path / "c.png", "--device", "abacus")
     assert "no device 'abacus' on this machine" in error_line(done)
     assert not (tmp_path / "c.png").exists()
+
+
+class Same:
+    "A pipeline that finds every pixel where it is, and is confident about the left half."
+
+    image_size = 64
+
+    def match(self, profile, target, mask_ratio, generator):
+        flow = identity_flow(1, 64)
+        return SimpleNamespace(flow=flow, confidence=(flow[:, :1] < 0).float())
+
+
+@pytest.fixture
+def match_same(tmp_path, monkeypatch):
+    "A function that matches the astronaut with a part of the same image, which begins at (110, 0)."
+    monkeypatch.setattr("icportrait.cli.portraits._pipeline", lambda *args: Same())
+    Image.fromarray(astronaut()).save(tmp_path / "a.png")
+    Image.fromarray(astronaut()[:240, 110:350]).save(tmp_path / "b.png")
+    return lambda *options: here("match", tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "m", *options)
+
+
+def test_match_finds_the_face_in_both(match_same, tmp_path):
+    "A line for each image, one for the confidence, and three files that agree."
+    pytest.importorskip("cv2")
+    done = match_same()
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [o.split(":")[0] for o in lines[:2]] == ["profile a.png", "target b.png"]
+    assert all("the face at" in o for o in lines[:2])
+    assert lines[-1].startswith("50 % of the target's square") and lines[-1].endswith("mean confidence 0.500")
+    assert {o.name for o in tmp_path.glob("m.*")} == {"m.png", "m.npz", "m.flo"}
+    record = read_record(tmp_path / "m.npz")
+    shift = record.profile_xy - record.target_xy
+    assert (shift[0] - 110).abs().max() < 8 and shift[1].abs().max() < 8
+    assert read_flo(tmp_path / "m.flo").abs().max() < 1e-3 and record.confidence.mean() == 0.5
+    width, height = Image.open(tmp_path / "m.png").size
+    assert width == 3 * 320 and height > 2 * 320
+
+
+def test_match_without_opencv(match_same, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    done = match_same()
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines()[:2]:
+        assert "the middle square, since" in line and "pip install 'icportrait[opencv]'" in line
+
+
+def test_match_of_chosen_squares(match_same, tmp_path):
+    "The squares that need no detector are exact."
+    for crop, said in dict(centre="the middle square", none="the whole image").items():
+        done = match_same("--crop", crop)
+        assert [o.split(": ")[1] for o in done.stdout.splitlines()[:2]] == [said, said], done.stderr
+        record = read_record(tmp_path / "m.npz")
+        assert record.profile_map.tolist() == [[8, 0, 3.5], [0, 8, 3.5]]
+        assert record.target_map.tolist() == [[3.75, 0, 1.375], [0, 3.75, 1.375]]
+
+
+def test_match_does_not_start_where_its_flow_cannot_be_written(match_same, tmp_path):
+    (tmp_path / "m.flo").mkdir()
+    assert "m.flo: is a folder" in error_line(match_same())
+    assert not (tmp_path / "m.png").exists()
 
 
 def test_only_expected_errors_are_one_line(monkeypatch):

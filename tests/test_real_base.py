@@ -208,7 +208,8 @@ def test_portrait(base, nets, faces, tmp_path):
 def test_match_and_relight(base, nets, faces, tmp_path):
     done = here("match", *faces, "--out", tmp_path / "m.png", "--base", base, *nets[:2])
     assert done.returncode == 0 and "mean confidence" in done.stdout, done.stderr
-    assert read_image(tmp_path / "m.png").shape == (3, SIZE, 4 * SIZE + 6)
+    assert read_image(tmp_path / "m.png").shape[2] > 3 * SIZE
+    assert (tmp_path / "m.npz").is_file() and (tmp_path / "m.flo").is_file()
     for name, light in dict(like=("--like", faces[1]), towards=("--towards", "1,.5,.5")).items():
         done = here(
             "relight", faces[0], "--out", tmp_path / f"{name}.png", "--base", base, "--steps", 1, *nets, *light
@@ -277,7 +278,7 @@ def test_stages(base, tmp_path):
 
     matching = run("train_matching", steps=2, batch=2, pairs=4, validate_every=2)
     assert (matching["weights"], matching["checkpointing"], matching["precision"]) == ("float32", False, "no")
-    assert matching["steps"] == 2 and 0 <= matching["trained"]["pck@0.1"]["mean"] <= 1
+    assert matching["steps"] == 2 and 0 <= matching["trained"]["pck@0.1"] <= 1
     appearance = run(
         "train_appearance",
         matching=str(tmp_path / "train_matching" / "adapter"),
@@ -336,7 +337,7 @@ def test_with_little_memory(base, tmp_path):
         return [figures[k] for k in ("weights", "checkpointing", "precision")]
 
     figures = run("train_matching", steps=1)
-    assert figures["trained"]["epe_px"]["mean"] >= 0 and memory(figures) == ["bfloat16", True, "bf16"]
+    assert figures["trained"]["epe_px"] >= 0 and memory(figures) == ["bfloat16", True, "bf16"]
     figures = run(
         "train_appearance",
         matching=str(tmp_path / "train_matching" / "adapter"),

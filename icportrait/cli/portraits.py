@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['Out', 'BASE_HELP', 'Base', 'ADAPTER_HELP', 'Adapter', 'SIZE_HELP', 'Size', 'Device', 'HALF_HELP', 'Half', 'Prompt',
            'Negative', 'GUIDANCE_HELP', 'GuidanceOption', 'Seed', 'STEPS_HELP', 'Steps', 'Mask', 'SMALL_BASE_NOTE',
-           'OWN_BASE_HINT', 'portrait', 'match', 'relight']
+           'OWN_BASE_HINT', 'CONFIDENT', 'PANEL_SIDE', 'GRID_LINES', 'CROP_HELP', 'CropOption', 'portrait', 'Crop',
+           'match', 'relight']
 
 # %% ../../nbs/cli/03_portraits.ipynb #afe81685
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -124,36 +126,149 @@ def portrait(
     options |= dict(prompt=prompt, negative_prompt=negative_prompt)
     _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, **options)
 
+# %% ../../nbs/cli/03_portraits.ipynb #34f08a45
+CONFIDENT = 0.5  # the least confidence of a match that counts
+PANEL_SIDE = 320  # of an image in the figure, pixels; larger where the base works with more
+GRID_LINES = 16  # of the profile's grid, from edge to edge
+
+
+class Crop(StrEnum):
+    "Which square of an image is read."
+
+    auto = "auto"
+    centre = "centre"
+    none = "none"
+
+
+CROP_HELP = (
+    "Which square of each image is read: around its face, or the middle one where none is found; the middle one; "
+    "or the whole image, its edges repeated."
+)
+CropOption = Annotated[Crop, typer.Option(help=CROP_HELP)]
+
+
+def _files_beside(out: Path) -> list[Path]:
+    "Where the flow goes: an .npz and a .flo file of the image's name."
+    paths = [out.with_suffix(suffix) for suffix in (".npz", ".flo")]
+    for path in paths:
+        if path.is_dir():
+            raise CommandError(f"{path}: is a folder, and the flow is to be written there; name another image")
+    return paths
+
+# %% ../../nbs/cli/03_portraits.ipynb #d99adefe
+def _crop_positions(flow):  # [1,2,S,S] in [-1,1] -> [2,S,S]
+    "Where a flow points, in pixels of the profile's square."
+    return ((flow[0] + 1) * flow.shape[-1] - 1) / 2
+
+
+def _match_record(names, crops, boxes, flow, confidence):
+    "A match in pixels of the files that were given."
+    from icportrait.flows import MatchRecord, pixel_grid
+    from icportrait.model.faces import apply_affine
+
+    size = flow.shape[-1]
+    maps = [box.affine(size) for box in boxes]
+    positions = _crop_positions(flow), pixel_grid(size, size)
+    profile_xy, target_xy = (apply_affine(affine, xy) for affine, xy in zip(maps, positions))
+    return MatchRecord(profile_xy, target_xy, confidence[0, 0], *maps, *crops, *names)
+
+# %% ../../nbs/cli/03_portraits.ipynb #d91b55a6
+def _confident_length(displacement, confident) -> float:
+    "The 95th percentile of the displacements of confident pixels; of all where none is."
+    length = displacement.norm(dim=0)
+    chosen = length[confident] if confident.any() else length.flatten()
+    return max(chosen.quantile(0.95).item(), 1.0)
+
+
+def _match_figure(crops, flow, confidence):
+    "Profile, target, warped profile, confident pixels, flow and warped grid, with their titles."
+    import torch
+
+    from icportrait.flows import flow_legend, flow_wheel, pixel_grid, warped_grid
+    from icportrait.images import show_images
+    from icportrait.model.correspondence import resize_flow, resize_map, warp
+
+    profile, target = crops
+    side = profile.shape[-1]
+    flow = resize_flow(flow, side)
+    confident = resize_map(confidence, side)[0, 0] >= CONFIDENT
+    warped = warp(profile[None], flow)[0]
+    positions = _crop_positions(flow)
+    displacement = positions - pixel_grid(side, side)
+    longest = _confident_length(displacement, confident)
+    wheel = flow_wheel(displacement, longest)
+    corner = side // 4
+    wheel[:, -corner:, -corner:] = flow_legend(corner)
+    lines = warped_grid(positions, side / GRID_LINES, target / 2, 0.15 + 0.85 * confident, side / PANEL_SIDE)
+    panels = {
+        "profile": profile,
+        "target": target,
+        "warped profile": warped,
+        f"confident pixels ({_percent(confident)})": warped.where(confident, torch.tensor(0.5)),
+        f"flow (full colour: {100 * longest / side:.0f} % of the side)": wheel,
+        "warped grid": lines,
+    }
+    return show_images(list(panels.values()), list(panels), cols=3, scale=side / 80)
+
+
+def _percent(confident) -> str:
+    "The share of confident pixels."
+    return f"{100 * confident.float().mean():.0f} %"
+
+# %% ../../nbs/cli/03_portraits.ipynb #3a6ef5cf
+def _write_match(out: Path, beside: list[Path], record, figure, positions):
+    "Write the image and, beside it, NAME.npz and NAME.flo; say how much is confident."
+    from io import BytesIO
+
+    from PIL import Image
+
+    from icportrait.flows import pixel_grid, write_flo, write_record
+    from icportrait.images import from_pil, save_image
+
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    displacement = positions - pixel_grid(*positions.shape[1:])
+    print(save_image(from_pil(Image.open(file)), out))
+    print(write_record(record, beside[0]))
+    print(write_flo(displacement, beside[1]))
+    share, mean = _percent(record.confidence >= CONFIDENT), record.confidence.mean()
+    print(f"{share} of the target's square is confident (at least {CONFIDENT}); mean confidence {mean:.3f}")
+
 # %% ../../nbs/cli/03_portraits.ipynb #a79fdb64
 @commands.command()
 def match(
     profile: Annotated[Path, typer.Argument(help="The person.")],
     target: Annotated[Path, typer.Argument(help="The portrait whose parts are looked for in the profile.")],
-    out: Out,
+    out: Annotated[Path, typer.Option(help="The image to be written; .npz and .flo are written beside it.")],
     base: Base = "small",
     matching: Adapter = None,
     mask: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the target that is masked out.")] = 0.0,
+    crop: CropOption = Crop.auto,
     seed: Seed = 0,
     size: Size = None,
     device: Device = "cpu",
     half: Half = False,
 ):
-    "Where each part of the target lies in the profile: profile, target, warped profile, confidence."
-    from icportrait.images import check_output_path, image_grid, load_image, save_image
+    "Where each part of the target lies in the profile: a labelled image, an .npz and a .flo file."
+    from icportrait.images import check_output_path, load_image
 
     out = check_output_path(out)
-    a, b = load_image(profile, None), load_image(target, None)
+    beside = _files_beside(out)
+    images = load_image(profile, None), load_image(target, None)
     pipe = _pipeline(base, matching, False, size, device, half)
-    found = pipe.match(a, b, mask_ratio=mask, generator=_generator(seed))
 
-    from icportrait.model.correspondence import warp
+    from icportrait.model.faces import choose_box, face_crop
 
-    flow = found.flow.cpu()
-    side = flow.shape[-1]
-    a, b = load_image(profile, side), load_image(target, side)
-    warped = warp(a[None].to(flow), flow)[0]
-    print(save_image(image_grid([[a, b, warped, found.confidence[0].cpu()]]), out))
-    print(f"mean confidence {found.confidence.mean():.3f}")
+    boxes, reasons = zip(*(choose_box(image, crop.value) for image in images))
+    for role, path, reason in zip(("profile", "target"), (profile, target), reasons):
+        print(f"{role} {path.name}: {reason}")
+    crops = [face_crop(image, box, pipe.image_size) for image, box in zip(images, boxes)]
+    found = pipe.match(*crops, mask_ratio=mask, generator=_generator(seed))
+    flow, confidence = found.flow.float().cpu(), found.confidence.float().cpu()
+    record = _match_record((profile.name, target.name), crops, boxes, flow, confidence)
+    side = max(PANEL_SIDE, pipe.image_size)
+    panels = [face_crop(image, box, side) for image, box in zip(images, boxes)]
+    _write_match(out, beside, record, _match_figure(panels, flow, confidence), _crop_positions(flow))
 
 # %% ../../nbs/cli/03_portraits.ipynb #60fd9b46
 def _direction(text: str) -> list[float]:
