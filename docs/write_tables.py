@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from icportrait.evaluation.matchers import matcher_table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results.md"
 
@@ -29,16 +31,20 @@ def demo_table() -> str:
     "The demo's figures beside their controls."
     found = figures("demo")
     m, p, r = found["matching"], found["portrait"], found["relighting"]
-    names = dict(identity="identity flow", zero_shot="zero-shot", dift="best untrained features")
+    names = dict(identity="identity flow", zero_shot="the base's features", dift="the same, image by image")
     rows = []
     titles = {
         "pck@0.1": "matching, PCK@0.1 of the head's size",
         "pck@0.05": "matching, PCK@0.05 of the head's size",
+        "pck@0.02": "matching, PCK@0.02 of the head's size",
         "epe_px": "matching, end-point error in pixels of 128",
     }
     for name, title in titles.items():
         others = "; ".join(f"{text} {matched(m[k], name)}" for k, text in names.items())
+        others += f"; target not masked {matched(m['trained_unmasked'], name)}"
         rows.append((title, matched(m["trained"], name), others))
+    confidence = with_interval(m["trained"], "calibration_error")
+    rows.append(("matching, calibration error of the confidence", confidence, "0: a probability"))
     controls = {
         "rank1": (f"portraits, rank-1 of {p['identities']} people", "shuffled_profile lighting_person ceiling"),
         "light_error_deg": ("portraits, light error in degrees (median)", "wrong_light constant_light ceiling"),
@@ -64,6 +70,12 @@ def demo_table() -> str:
     copied = f"input copied {with_interval(r, 'psnr_copy_input')}"
     rows.append(("relighting by a mannequin, PSNR in dB", with_interval(r, "psnr_mannequin"), copied))
     return table(rows)
+
+
+def matchers_table() -> str:
+    "The Matching Net beside its baselines, masked and whole."
+    found = figures("matchers")["matchers"]
+    return matcher_table(found, ("pck@0.1", "pck@0.05", "pck@0.02", "epe_px"))
 
 
 def base_table() -> str:
@@ -98,7 +110,7 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
-    for name, write in (("demo", demo_table), ("base", base_table)):
+    for name, write in (("demo", demo_table), ("matchers", matchers_table), ("base", base_table)):
         text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
     return text
 
