@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .profiles import LightTable, ProfileSet
-from .storage import MANNEQUIN, check_free_space
+from .storage import check_free_space
 from ..files import data_folder, digest, locked, write_json
 from ..images import resize
 from ..world.template import PART
@@ -106,13 +106,6 @@ def encode_lights(
     )
 
 # %% ../../nbs/dataset/07_latents.ipynb #90bda396
-def _positions(
-    values: np.ndarray,  # [n]
-) -> dict[int, np.ndarray]:  # by value, ascending
-    "Where each value occurs."
-    return {int(value): np.flatnonzero(values == value) for value in np.unique(values)}
-
-
 class LatentCache:
     "Latents of n views under the K lights of their cameras, memory-mapped, with what pairs of them need."
 
@@ -134,9 +127,6 @@ class LatentCache:
         self.head_size = np.array(self._array("head_size"))  # [n] share of the image's side
         self.identity = profiles.identity  # [n]
         self.camera = profiles.camera  # [n]
-        self.by_identity = _positions(self.identity)
-        self.by_camera = _positions(self.camera)
-        self.people = [i for i in self.by_identity if i != MANNEQUIN]
 
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")

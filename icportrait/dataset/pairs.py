@@ -33,7 +33,7 @@ class PairChoice:
 
 # %% ../../nbs/dataset/08_pairs.ipynb #f76e1599
 def draw_lighting(
-    cache: LatentCache,  # views
+    profiles: ProfileSet,  # views
     target: int,  # position of the target's view
     rng: np.random.Generator,  # of every choice
     p_cross: float,  # share of lighting images that show somebody else
@@ -43,9 +43,9 @@ def draw_lighting(
     cross = rng.random() < p_cross
     prefer_mannequin = rng.random() < p_mannequin
     pick = rng.random()
-    same_camera = cache.by_camera[int(cache.camera[target])]
-    identity = cache.identity[same_camera]
-    strangers = same_camera[(identity != cache.identity[target]) & (identity >= 0)]
+    same_camera = profiles.by_camera[int(profiles.camera[target])]
+    identity = profiles.identity[same_camera]
+    strangers = same_camera[(identity != profiles.identity[target]) & (identity >= 0)]
     mannequins = same_camera[identity == MANNEQUIN]
     use_mannequin = not len(strangers) or (prefer_mannequin and len(mannequins) > 0)
     others = mannequins if use_mannequin else strangers
@@ -55,21 +55,22 @@ def draw_lighting(
 
 # %% ../../nbs/dataset/08_pairs.ipynb #88609eb8
 def draw_pair(
-    cache: LatentCache,  # views
+    profiles: ProfileSet,  # views
     rng: np.random.Generator,  # of every choice
+    lights: int = 8,  # of every camera
     p_cross: float = 0.0,  # share whose lighting image shows somebody else
     p_same_view: float = 0.0,  # share whose profile is in the target's view
     p_mannequin: float = 0.5,  # share of those others that is the mannequin
 ) -> PairChoice:  # of one training pair
     "The views and lights of one training pair."
-    views = cache.by_identity[int(rng.choice(cache.people))]
+    views = profiles.by_identity[int(rng.choice(profiles.identities))]
     target = int(rng.choice(views))
     others = views[views != target]
     same_view = rng.random() < p_same_view
     profile = target if same_view or not len(others) else int(rng.choice(others))
-    repeat = profile != target or cache.lights.lights == 1  # one view needs two different lights
-    profile_light, target_light = rng.choice(cache.lights.lights, 2, replace=repeat)
-    lighting = draw_lighting(cache, target, rng, p_cross, p_mannequin)
+    repeat = profile != target or lights == 1  # one view needs two different lights
+    profile_light, target_light = rng.choice(lights, 2, replace=repeat)
+    lighting = draw_lighting(profiles, target, rng, p_cross, p_mannequin)
     return PairChoice(profile, target, lighting, int(profile_light), int(target_light))
 
 # %% ../../nbs/dataset/08_pairs.ipynb #f9e99bd9
@@ -191,7 +192,7 @@ def sample_pairs(
 ) -> PairBatch:  # on the CPU, in float32
     "A batch of training pairs, with their ground-truth flow."
     rng = np.random.default_rng([seed, step])
-    return gather_pairs(cache, [draw_pair(cache, rng, **chances) for _ in range(batch)])
+    return gather_pairs(cache, [draw_pair(cache.profiles, rng, cache.lights.lights, **chances) for _ in range(batch)])
 
 # %% ../../nbs/dataset/08_pairs.ipynb #ab60761e
 WIDE = 46  # degrees of yaw

@@ -115,6 +115,13 @@ class ViewRecord:
     row: int  # in the decoded arrays
 
 # %% ../../nbs/dataset/06_profiles.ipynb #d163bf85
+def _positions(
+    values: np.ndarray,  # [n]
+) -> dict[int, np.ndarray]:  # by value, ascending
+    "Where each value occurs."
+    return {int(value): np.flatnonzero(values == value) for value in np.unique(values)}
+
+# %% ../../nbs/dataset/06_profiles.ipynb #3fac0800
 class ProfileIndex:
     "The views of a data set: whom they show, and from where."
 
@@ -128,6 +135,8 @@ class ProfileIndex:
         ]
         self.identity = np.array([view.identity for view in self.views])  # [n] seeds; -1 is the mannequin
         self.camera = np.array([view.camera for view in self.views])  # [n] indices into RIG
+        self.by_identity = _positions(self.identity)  # seed -> positions in .views
+        self.by_camera = _positions(self.camera)  # index into RIG -> positions in .views
 
     def __len__(self):
         return len(self.views)
@@ -135,7 +144,7 @@ class ProfileIndex:
     @property
     def identities(self) -> list[int]:
         "Seeds of all heads but the mannequin."
-        return sorted(set(self.identity.tolist()) - {MANNEQUIN})
+        return [i for i in self.by_identity if i != MANNEQUIN]
 
     def find(
         self,
@@ -169,7 +178,7 @@ def relit_images(
     olat: np.ndarray,  # [L,H,W,3] linear
     alpha: np.ndarray,  # [H,W] uint8 coverage
     weights: np.ndarray,  # [K,L,3] of the OLAT lights
-    backgrounds: np.ndarray,  # [K,3] linear light behind the head
+    backgrounds: np.ndarray,  # [K,3] or [K,H,W,3] linear light behind the head
 ) -> Tensor:  # [K,3,H,W] in [0,1]
     "Images of a view under several lights."
     weights = np.asarray(weights, np.float32)

@@ -14,7 +14,7 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'local_soft_argmax', 'cycle_error',
            'match_evidence', 'flow_from_cost', 'resize_ground_truth', 'bilinear_targets', 'correspondence_loss',
-           'consensus', 'neighbourhood_consensus', 'consensus_volume', 'end_point_error', 'pck']
+           'consensus', 'neighbourhood_consensus', 'end_point_error', 'pck']
 
 # %% ../../nbs/model/09_correspondence.ipynb #85bcbeb5
 def cost_volume(
@@ -211,9 +211,29 @@ def correspondence_loss(
     return (loss + symmetric * columns.sum() / mass.sum().clamp_min(1)) / (1 + symmetric)
 
 # %% ../../nbs/model/09_correspondence.ipynb #c8241fbb
-def _overlap(shape: Sequence[int], shift: tuple[int, ...]) -> tuple[slice, ...]:
-    "The part of every axis that stays inside when it is shifted."
-    return tuple(slice(max(0, -d), n - max(0, d)) for n, d in zip(shape, shift))
+def _shifted_sum(cost: Tensor, radius: int) -> Tensor:
+    "The sum of each entry and those around it that are shifted alike in target and source, first in y, then in x."
+    for axis in (1, 2):
+        total, (h, H) = cost.clone(), (cost.shape[axis], cost.shape[axis + 2])
+        for d in range(1, min(radius, h - 1, H - 1) + 1):
+            for to, start in ((0, d), (d, 0)):
+                there = cost.narrow(axis, start, h - d).narrow(axis + 2, start, H - d)
+                total.narrow(axis, to, h - d).narrow(axis + 2, to, H - d).add_(there)
+        cost = total
+    return cost
+
+
+class _ShiftedSum(torch.autograd.Function):
+    "Its own adjoint, which autograd cannot know: it would keep a volume for every shift."
+
+    @staticmethod
+    def forward(ctx, cost, radius):
+        ctx.radius = radius
+        return _shifted_sum(cost, radius)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _shifted_sum(gradient, ctx.radius), None
 
 
 def consensus(
@@ -223,14 +243,7 @@ def consensus(
     "The mean of each entry and those around it that are shifted alike in target and source."
     if not radius:
         return cost
-    total, count = torch.zeros_like(cost), torch.zeros_like(cost[:1])
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            here = (slice(None), *_overlap(cost.shape[1:], (dy, dx, dy, dx)))
-            there = (slice(None), *_overlap(cost.shape[1:], (-dy, -dx, -dy, -dx)))
-            total[here] += cost[there]
-            count[here] += 1
-    return total / count
+    return _ShiftedSum.apply(cost, radius) / _shifted_sum(torch.ones_like(cost[:1]), radius)
 
 
 def neighbourhood_consensus(
@@ -240,23 +253,6 @@ def neighbourhood_consensus(
     "The consensus of every level."
     finest = max(c.shape[1] for c in costs.values())
     return {name: consensus(c, radius * c.shape[1] // finest) for name, c in costs.items()}
-
-# %% ../../nbs/model/09_correspondence.ipynb #4bf629bd
-def consensus_volume(
-    target: Tensor,  # [B,C,h,w] features of the target
-    source: Tensor,  # [B,C,H,W] features of the source
-    radius: int = 1,  # half-width of the neighbourhood in cells; 0: none
-) -> Tensor:  # [B,h,w,H,W] in [-1,1], fp32
-    "The consensus of the cost volume of two feature maps."
-    if not radius:
-        return cost_volume(target, source)
-    window = dict(kernel_size=2 * radius + 1, padding=radius)
-    with torch.autocast(target.device.type, enabled=False):
-        t, s = (F.unfold(F.normalize(x.float(), dim=1), **window) for x in (target, source))
-        here, there = (F.unfold(torch.ones_like(x[:1, :1], dtype=torch.float32), **window) for x in (target, source))
-        count = here[0].T @ there[0]
-        cost = torch.bmm(t.transpose(1, 2), s) / count
-    return cost.unflatten(2, source.shape[-2:]).unflatten(1, target.shape[-2:])
 
 # %% ../../nbs/model/09_correspondence.ipynb #24cd2d4f
 def _distances(flow: Tensor, ground_truth: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import DiffusionModel
-from .control import LORA_TARGETS, ControlUNet
+from .control import LORA_TARGETS, ControlError, ControlUNet
 from icportrait.model.correspondence import (
-    consensus_volume,
+    consensus,
     correspondence_loss,
     cost_volume,
     flow_from_cost,
@@ -34,9 +34,9 @@ from .features import unet_features
 from .fingerprint import fingerprint
 
 # %% auto #0
-__all__ = ['EVERY_LAYER', 'RIGHT', 'Matches', 'matches_from_costs', 'Confidence', 'MatchingNet', 'matches_of_descriptors',
-           'MatchingBatch', 'confidence_loss', 'matching_loss', 'last_but_one', 'dift_match', 'identity_match',
-           'new_matching_net', 'match_images', 'make_matcher']
+__all__ = ['EVERY_LAYER', 'RIGHT', 'ADAPTATIONS', 'Matches', 'matches_from_costs', 'Confidence', 'MatchingNet',
+           'matches_of_descriptors', 'MatchingBatch', 'confidence_loss', 'matching_loss', 'last_but_one', 'dift_match',
+           'identity_match', 'adapted_parameters', 'new_matching_net', 'match_images', 'make_matcher']
 
 # %% ../../nbs/model/10_matching.ipynb #bd84b4f0
 @dataclass
@@ -100,10 +100,10 @@ class Confidence(nn.Module):
         sharpness: Tensor,  # [B,1,h,w] in [0,1]
         cycle: Tensor,  # [B,1,h,w] cells
     ) -> Tensor:  # [B,1,h,w] logits
-        matched = warp(source, flow)
-        similarity = (matched * target).sum(1, keepdim=True)
-        evidence = [sharpness, torch.exp(-cycle), similarity]
-        x = torch.cat([*evidence, matched * target, target], 1)
+        products = warp(source, flow) * target
+        evidence = [sharpness, torch.exp(-cycle), products.sum(1, keepdim=True)]
+        dim = source.shape[1]  # of unit vectors: scaled, so that all that is read is about as large as 1
+        x = torch.cat([*evidence, dim * products, dim**0.5 * target], 1)
         return self.layers(x.to(next(self.parameters()).dtype)).float()
 
 # %% ../../nbs/model/10_matching.ipynb #500c17dd
@@ -149,7 +149,7 @@ class MatchingNet(ControlUNet):
 
     def cost(self, source: Tensor, target: Tensor) -> Tensor:  # [B,h,w,H,W]
         "The cost volume of descriptors of source and target, [B,dim,h,w] each."
-        return consensus_volume(target, source, self.consensus_radius)
+        return consensus(cost_volume(target, source), self.consensus_radius)
 
     @torch.no_grad()
     def match(self, source: EncodedImages, target: EncodedImages, encoder_hidden_states: Tensor) -> Matches:
@@ -199,14 +199,18 @@ def confidence_loss(
     target: Tensor,  # [B,dim,H,W]
     cost: Tensor,  # [B,H,W,H,W] their cost volume
     batch: MatchingBatch,  # pairs
+    pairs: int = 4,  # how many of them are enough
 ) -> Tensor:  # scalar
     "Cross-entropy of the confidence against the share of each cell's matches that are right, where that is known."
-    flow, sharpness, cycle = match_evidence(cost.detach(), net.radius, net.temperature)
-    distance = (resize_flow(flow, batch.flow.shape[-2:]) - batch.flow).norm(dim=1, keepdim=True) / 2
-    right = batch.visible * (distance < RIGHT * batch.head_size.reshape(-1, 1, 1, 1))
-    known = resize_map(batch.known, target.shape[-2:])
-    share = resize_map(right * batch.known, target.shape[-2:]) / known.clamp_min(1e-6)
-    logits = net.certainty(source.detach(), target.detach(), flow, sharpness, cycle)
+    source, target, cost = (x[:pairs].detach() for x in (source, target, cost))
+    labels = (batch.flow, batch.visible, batch.known, batch.head_size)
+    ground_truth, visible, labelled, head_size = (x[:pairs] for x in labels)
+    flow, sharpness, cycle = match_evidence(cost, net.radius, net.temperature)
+    distance = (resize_flow(flow, ground_truth.shape[-2:]) - ground_truth).norm(dim=1, keepdim=True) / 2
+    right = visible * (distance < RIGHT * head_size.reshape(-1, 1, 1, 1))
+    known = resize_map(labelled, target.shape[-2:])
+    share = resize_map(right * labelled, target.shape[-2:]) / known.clamp_min(1e-6)
+    logits = net.certainty(source, target, flow, sharpness, cycle)
     losses = F.binary_cross_entropy_with_logits(logits, share.clamp(0, 1), reduction="none")
     return (losses * known).sum() / known.sum().clamp_min(1)
 
@@ -269,6 +273,27 @@ def identity_match(
     return Matches(["identity"], [flow], [torch.ones_like(flow[:, :1])])
 
 # %% ../../nbs/model/10_matching.ipynb #06cf3d57
+ADAPTATIONS = ("lora", "linear", "full")
+
+
+def adapted_parameters(
+    net: MatchingNet,  # its flags are set; 'full' is for one that does not share the base's memory
+    adapt: str = "lora",  # what trains, besides the head: 'lora'; 'full', all weights; 'linear', a linear head alone
+) -> list[tuple[str, nn.Parameter]]:  # by name
+    "What trains; everything else is frozen."
+    if adapt not in ADAPTATIONS:
+        raise ControlError(f"adapt must be one of {', '.join(ADAPTATIONS)}, not {adapt!r}")
+    trains = net.named_trainable()
+    if adapt == "linear":
+        trains = {name: p for name, p in trains.items() if name.startswith("descriptors.coarse.")}
+    if adapt == "full":
+        trains = {name: p for name, p in net.named_parameters() if ".lora_" not in name}
+    net.requires_grad_(False)
+    for parameter in trains.values():
+        parameter.requires_grad_(True)
+    return list(trains.items())
+
+
 def new_matching_net(
     base: DiffusionModel,  # its UNet gets LoRA; stays as it is
     **kwargs,  # of `MatchingNet`

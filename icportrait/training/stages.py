@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..dataset.matching_pairs import MatchingPairs
 from ..dataset.pairs import PairBatch
 from ..devices import default_precision
+from ..images import resize
 from ..model.appearance import AppearanceBatch, warp_image
 from ..model.descriptors import encode_images
 from ..model.matching import Matches, MatchingBatch, MatchingNet, match_images
@@ -39,33 +41,22 @@ def stage_precision(
 # %% ../../nbs/training/04_stages.ipynb #5a2c4bc7
 @torch.no_grad()
 def matching_batch(
-    pairs: PairBatch,  # of sample_pairs
+    pairs: MatchingPairs,  # of sample_matching_pairs
     base: Any,  # a `DiffusionModel`: its autoencoder, empty prompt, device and dtype are used
     mask: Callable,  # images, generator=… -> masked images, visible pixels
     generator: torch.Generator | None = None,  # of the masks
-    mirror: bool = False,  # left and right exchanged, in images and flow
     precision: str = "no",  # of the encoder's arithmetic: 'no' or 'bf16'
 ) -> MatchingBatch:
     "Pairs as the Matching Net's loss reads them."
-    images, labels = [pairs.profile_image, pairs.lighting_image], [pairs.visible_lighting, pairs.known_lighting]
-    maps = [*images, pairs.flow_lighting, *labels]
-    if mirror:
-        maps = [x.flip(-1) for x in maps]
-        maps[2] = maps[2] * torch.tensor([-1.0, 1.0])[:, None, None]
-    profile, lighting, *ground_truth = maps
+    profile, lighting = (resize(images, base.image_size) for images in (pairs.profile, pairs.lighting))
     masked, _ = mask(lighting, generator=generator)
     both = torch.cat([profile, masked]).to(base.device, base.dtype)
     with torch.autocast(str(base.device).split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
         encoded = encode_images(base.vae, both).to(base.device, base.dtype)
-    flow, visible, known = (x.to(base.device) for x in ground_truth)
-    return MatchingBatch(
-        *encoded.in_two(),
-        flow,
-        visible,
-        known,
-        pairs.head_size.to(base.device),
-        base.encode_prompt(len(pairs)),
+    flow, visible, known, head_size = (
+        x.to(base.device) for x in (pairs.flow, pairs.visible, pairs.known, pairs.head_size)
     )
+    return MatchingBatch(*encoded.in_two(), flow, visible, known, head_size, base.encode_prompt(len(pairs)))
 
 # %% ../../nbs/training/04_stages.ipynb #150d80b3
 @torch.no_grad()
