@@ -6,16 +6,18 @@
 __all__ = ['ANIMATION_FORMATS', 'save_animation']
 
 # %% ../nbs/02_animations.ipynb #78d501c5
+import math
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .files import atomic_path
 from .images import ImageError, to_pil
 
 # %% ../nbs/02_animations.ipynb #5bdc31bb
-ANIMATION_FORMATS = (".gif", ".webp", ".png")  # that hold more than one frame
+ANIMATION_FORMATS = (".gif", ".webp", ".png", ".mp4")  # that hold more than one frame
 
 
 def _frame(x) -> Image.Image:
@@ -27,12 +29,34 @@ def _frame(x) -> Image.Image:
     return (x if isinstance(x, Image.Image) else to_pil(x)).convert("RGB")
 
 
+def _write_mp4(
+    path: Path,  # where to; its suffix is .mp4
+    images: list[Image.Image],  # RGB, of one size
+    milliseconds: list[int],  # that each is shown
+) -> None:
+    "Write a film of VP9, which browsers play, with as many frames a second as the times need."
+    try:
+        import cv2
+    except ImportError:
+        raise ImageError(f"{path}: .mp4 needs OpenCV: pip install 'icportrait[opencv]', or use .gif") from None
+    tick = max(20, math.gcd(*milliseconds))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"vp09"), 1000 / tick, images[0].size)
+    if not writer.isOpened():
+        raise ImageError(f"{path}: this OpenCV writes no VP9; use .gif or .webp")
+    try:
+        for image, time in zip(images, milliseconds, strict=True):
+            for _ in range(max(1, round(time / tick))):
+                writer.write(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+    finally:
+        writer.release()
+
+
 def save_animation(
     frames: list,  # image tensors [3,H,W] in [0,1], Pillow images or matplotlib figures, of one size
-    path: str | Path,  # .gif, .webp or .png
+    path: str | Path,  # .gif, .webp, .png, or .mp4, which needs OpenCV
     seconds: float | list[float] = 0.2,  # that a frame is shown, for all or one by one
 ) -> Path:  # the file written
-    "Write an animation that repeats for ever, whole or not at all."
+    "Write an animation, whole or not at all; all but .mp4 repeat for ever."
     path, images = Path(path), [_frame(f) for f in frames]
     if path.suffix.lower() not in ANIMATION_FORMATS:
         raise ImageError(f"{path}: an animation is written as {', '.join(ANIMATION_FORMATS)}, not {path.suffix!r}")
@@ -48,5 +72,8 @@ def save_animation(
         images = [i.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for i in images]
     milliseconds = [round(1000 * t) for t in times]
     with atomic_path(path) as p:
+        if path.suffix.lower() == ".mp4":
+            _write_mp4(p, images, milliseconds)
+            return path
         images[0].save(p, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
     return path

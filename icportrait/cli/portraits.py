@@ -186,13 +186,14 @@ def _match_figure(crops, flow, confidence):
 
     from icportrait.flows import flow_legend, flow_wheel, pixel_grid, warped_grid
     from icportrait.images import show_images
-    from icportrait.model.correspondence import resize_flow, resize_map, warp
+    from icportrait.model.appearance import warp_profile
+    from icportrait.model.correspondence import resize_flow, resize_map
 
     profile, target = crops
     side = profile.shape[-1]
+    warped = warp_profile(profile[None], flow, confidence)[0]
     flow = resize_flow(flow, side)
     confident = resize_map(confidence, side)[0, 0] >= CONFIDENT
-    warped = warp(profile[None], flow)[0]
     positions = _crop_positions(flow)
     displacement = positions - pixel_grid(side, side)
     longest = _confident_length(displacement, confident)

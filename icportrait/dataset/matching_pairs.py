@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MatchingPairs', 'lit_anew', 'matching_pair', 'sample_matching_pairs']
 
-# %% ../../nbs/dataset/10_matching_pairs.ipynb #587c325e
+# %% ../../nbs/dataset/10_matching_pairs.ipynb #215d8652
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from .profiles import ProfileSet, relit_images
 from ..world.correspondence import GroundTruth
 from ..world.relighting import random_light
 
-# %% ../../nbs/dataset/10_matching_pairs.ipynb #8e736884
+# %% ../../nbs/dataset/10_matching_pairs.ipynb #0b8aa4cd
 @dataclass
 class MatchingPairs:
     "B pairs of images of S x S pixels, and where the profile shows what the lighting image shows."
@@ -53,7 +53,7 @@ class MatchingPairs:
             head_size=self.head_size,
         )
 
-# %% ../../nbs/dataset/10_matching_pairs.ipynb #c9429422
+# %% ../../nbs/dataset/10_matching_pairs.ipynb #b8ade777
 def lit_anew(
     profiles: ProfileSet,  # a set
     view: int,  # position in it
@@ -93,7 +93,7 @@ def sample_matching_pairs(
     seed: int = 0,  # of the run
     batch: int = 8,  # pairs
     augment: float = 0.0,  # share of pairs that are made into photographs: see `dataset.augmentation`
-    **chances,  # p_cross, p_same_view, p_mannequin: see draw_pair
+    **chances,  # p_cross, p_same_view, p_mannequin, people: see draw_pair
 ) -> MatchingPairs:  # on the CPU, in float32
     "A batch of training pairs under new lights."
     rng = np.random.default_rng([seed, step])

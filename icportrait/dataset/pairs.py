@@ -61,9 +61,10 @@ def draw_pair(
     p_cross: float = 0.0,  # share whose lighting image shows somebody else
     p_same_view: float = 0.0,  # share whose profile is in the target's view
     p_mannequin: float = 0.5,  # share of those others that is the mannequin
+    people: int | None = None,  # only so many identities, in the set's order; None: all
 ) -> PairChoice:  # of one training pair
     "The views and lights of one training pair."
-    views = profiles.by_identity[int(rng.choice(profiles.identities))]
+    views = profiles.by_identity[int(rng.choice(profiles.identities[:people]))]
     target = int(rng.choice(views))
     others = views[views != target]
     same_view = rng.random() < p_same_view
@@ -188,7 +189,7 @@ def sample_pairs(
     step: int,  # of the training: the same step gives the same batch
     seed: int = 0,  # of the run
     batch: int = 8,  # pairs
-    **chances,  # p_cross, p_same_view, p_mannequin: see draw_pair
+    **chances,  # p_cross, p_same_view, p_mannequin, people: see draw_pair
 ) -> PairBatch:  # on the CPU, in float32
     "A batch of training pairs, with their ground-truth flow."
     rng = np.random.default_rng([seed, step])

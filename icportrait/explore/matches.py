@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .touch import Explorer, ExplorerError, PlainTouch, Touch, draw_marks, mark, png
-from ..images import show_images
-from ..model.correspondence import resize_flow, resize_ground_truth, resize_map, warp
+from ..images import resize, show_images
+from ..model.appearance import warp_profile
+from ..model.correspondence import resize_ground_truth, resize_map, warp
 from ..model.matching import Matches
 from ..model.stitching import mask_image
 from ..world.correspondence import nearest_places
@@ -160,16 +161,13 @@ def draw_match(
 FLOW_TITLES = ("profile", "target", "warped profile", "where confident", "ground truth")
 
 
-def _warp_where(
-    profile: Tensor,  # [3,H,W] in [0,1]
-    flow: Tensor,  # [1,2,h,w] in [-1,1]
+def _faded(
+    warped: Tensor,  # [1,3,H,W] in [0,1]
     weight: Tensor,  # [1,1,h,w] in [0,1]
-    size: tuple[int, int],  # of the result
-) -> Tensor:  # [3,*size]
-    "The profile, read where the flow points; grey where the weight is 0."
-    warped = warp(profile[None], resize_flow(flow, size))[0]
+) -> Tensor:  # [3,H,W]
+    "An image that is grey where its weight is 0."
     grey = torch.full_like(warped, 0.5)
-    return torch.lerp(grey, warped, resize_map(weight.float(), size)[0])
+    return torch.lerp(grey, warped, resize_map(weight.float(), warped.shape[-2:]))[0]
 
 
 def flow_row(
@@ -183,11 +181,11 @@ def flow_row(
     size = tuple(target.shape[-2:])
     found = matches.flow.float().cpu()[:1]
     confidence = matches.confidence.float().cpu()[:1]
-    row = [profile, target]
-    row.append(_warp_where(profile, found, torch.ones_like(confidence), size))
-    row.append(_warp_where(profile, found, confidence, size))
+    warped = warp_profile(resize(profile[None], size[0]), found, confidence)
+    row = [profile, target, warped[0], _faded(warped, confidence)]
     if flow is not None and visible is not None:
-        row.append(_warp_where(profile, *resize_ground_truth(flow[None], visible[None], size), size))
+        exact, seen = resize_ground_truth(flow[None], visible[None], size)
+        row.append(_faded(warp(profile[None], exact), seen))
     return row
 
 # %% ../../nbs/explore/01_matches.ipynb #9a97dc76
