@@ -102,16 +102,50 @@ def base_table() -> str:
     return table(rows)
 
 
-def table(rows: list[tuple[str, str, str]]) -> str:
+def over_seeds(part: dict, name: str) -> str:
+    "A figure of several runs, with its interval over seeds, to two decimals."
+    low, high = part[name]["low"], part[name]["high"]
+    return f"{part[name]['mean']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def learner_table() -> str:
+    "PCK@0.05 after so many steps, by what trains."
+    groups = figures("fast-learner")["groups"]
+    steps = [0, 10, 25, 50, 100, 200, 400]
+    rows = [(name, *(over_seeds(group, f"pck@0.05.{step}") for step in steps)) for name, group in groups.items()]
+    return table(rows, ("what trains", *(f"{step} steps" for step in steps)))
+
+
+def matters_table() -> str:
+    "PCK@0.05 after a hundred steps, by what was changed."
+    groups = figures("what-matters")["groups"]
+    return table([(name, over_seeds(group, "pck@0.05.100")) for name, group in groups.items()], ("change", "PCK@0.05"))
+
+
+def photographs_table() -> str:
+    "End-point errors on a photograph, turned and lit anew."
+    found = figures("photographs")["photographs"]
+    columns = [(change, kind) for change, kinds in next(iter(found.values())).items() for kind in kinds]
+    rows = []
+    for name, by in found.items():
+        cells = [by[change][kind] for change, kind in columns]
+        rows.append((name, *(f"{c['epe_px']:.1f} [{c['interval'][0]:.1f}, {c['interval'][1]:.1f}]" for c in cells)))
+    return table(rows, ("matcher", *(f"{change}, {kind}" for change, kind in columns)))
+
+
+def table(rows: list[tuple], head: tuple = ("what", "figure", "controls")) -> str:
     "Rows as Markdown."
-    head = ["| what | figure | controls |", "| --- | --- | --- |"]
-    return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
 def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
-    for name, write in (("demo", demo_table), ("matchers", matchers_table), ("base", base_table)):
-        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
+    tables = dict(demo=demo_table, matchers=matchers_table, base=base_table)
+    tables |= dict(learner=learner_table, matters=matters_table, photographs=photographs_table)
+    for name, write in tables.items():
+        if f"<!-- {name} -->" in text:
+            text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
     return text
 
 
