@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MatchingPairs', 'lit_anew', 'matching_pair', 'sample_matching_pairs']
 
-# %% ../../nbs/dataset/10_matching_pairs.ipynb #215d8652
+# %% ../../nbs/dataset/10_matching_pairs.ipynb #56a8146e
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from .profiles import ProfileSet, relit_images
 from ..world.correspondence import GroundTruth
 from ..world.relighting import random_light
 
-# %% ../../nbs/dataset/10_matching_pairs.ipynb #0b8aa4cd
+# %% ../../nbs/dataset/10_matching_pairs.ipynb #ec185967
 @dataclass
 class MatchingPairs:
     "B pairs of images of S x S pixels, and where the profile shows what the lighting image shows."
@@ -53,7 +53,7 @@ class MatchingPairs:
             head_size=self.head_size,
         )
 
-# %% ../../nbs/dataset/10_matching_pairs.ipynb #b8ade777
+# %% ../../nbs/dataset/10_matching_pairs.ipynb #dc95cfee
 def lit_anew(
     profiles: ProfileSet,  # a set
     view: int,  # position in it
