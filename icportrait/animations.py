@@ -28,7 +28,7 @@ def _frame(x) -> Image.Image:
         return Image.open(buffer).convert("RGB")
     return (x if isinstance(x, Image.Image) else to_pil(x)).convert("RGB")
 
-
+# %% ../nbs/02_animations.ipynb #435d29ff
 def _write_mp4(
     path: Path,  # where to; its suffix is .mp4
     images: list[Image.Image],  # RGB, of one size
@@ -50,7 +50,7 @@ def _write_mp4(
     finally:
         writer.release()
 
-
+# %% ../nbs/02_animations.ipynb #2597f551
 def save_animation(
     frames: list,  # image tensors [3,H,W] in [0,1], Pillow images or matplotlib figures, of one size
     path: str | Path,  # .gif, .webp, .png, or .mp4, which needs OpenCV
