@@ -34,19 +34,22 @@ def _write_mp4(
     images: list[Image.Image],  # RGB, of one size
     milliseconds: list[int],  # that each is shown
 ) -> None:
-    "Write a film of VP9, which browsers play, with as many frames a second as the times need."
+    "Write a film of VP9, which browsers play; times are rounded to what all have in common, at least 20 ms."
     try:
         import cv2
     except ImportError:
         raise ImageError(f"{path}: .mp4 needs OpenCV: pip install 'icportrait[opencv]', or use .gif") from None
     tick = max(20, math.gcd(*milliseconds))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"vp09"), 1000 / tick, images[0].size)
+    width, height = images[0].size
+    even = (width + width % 2, height + height % 2)  # which VP9 needs: the edge is repeated
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"vp09"), 1000 / tick, even)
     if not writer.isOpened():
         raise ImageError(f"{path}: this OpenCV writes no VP9; use .gif or .webp")
     try:
         for image, time in zip(images, milliseconds, strict=True):
             for _ in range(max(1, round(time / tick))):
-                writer.write(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+                padded = np.pad(np.asarray(image), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                writer.write(np.ascontiguousarray(padded[..., ::-1]))
     finally:
         writer.release()
 

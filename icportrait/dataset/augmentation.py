@@ -129,7 +129,7 @@ def random_occluder(
     size: int,  # pixels along a side
     rng: np.random.Generator,  # of every choice
 ) -> tuple[Tensor, Tensor]:  # its colours [3,S,S] sRGB in [0,1], and where it is [1,S,S] bool
-    "A turned ellipse or rectangle, in colours of its own, that covers up to a tenth of the image."
+    "A turned ellipse or rectangle, in colours of its own, that covers up to a sixth of the image."
     centre = rng.uniform(-0.9, 0.9, 2)
     turn, half = rng.uniform(0, np.pi), rng.uniform(0.08, 0.4, 2)
     x, y = crop_places(torch.eye(2, 3), size).numpy() - centre[:, None, None]

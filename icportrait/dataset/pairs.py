@@ -38,6 +38,7 @@ def draw_lighting(
     rng: np.random.Generator,  # of every choice
     p_cross: float,  # share of lighting images that show somebody else
     p_mannequin: float,  # share of those that show the mannequin
+    people: int | None = None,  # strangers are of only so many identities, in the set's order; None: all
 ) -> int:  # position of the lighting image's view
     "The view of a lighting image: in the target's camera, of the target or of somebody else."
     cross = rng.random() < p_cross
@@ -45,7 +46,8 @@ def draw_lighting(
     pick = rng.random()
     same_camera = profiles.by_camera[int(profiles.camera[target])]
     identity = profiles.identity[same_camera]
-    strangers = same_camera[(identity != profiles.identity[target]) & (identity >= 0)]
+    known = np.isin(identity, profiles.identities[:people])
+    strangers = same_camera[(identity != profiles.identity[target]) & known]
     mannequins = same_camera[identity == MANNEQUIN]
     use_mannequin = not len(strangers) or (prefer_mannequin and len(mannequins) > 0)
     others = mannequins if use_mannequin else strangers
@@ -71,7 +73,7 @@ def draw_pair(
     profile = target if same_view or not len(others) else int(rng.choice(others))
     repeat = profile != target or lights == 1  # one view needs two different lights
     profile_light, target_light = rng.choice(lights, 2, replace=repeat)
-    lighting = draw_lighting(profiles, target, rng, p_cross, p_mannequin)
+    lighting = draw_lighting(profiles, target, rng, p_cross, p_mannequin, people)
     return PairChoice(profile, target, lighting, int(profile_light), int(target_light))
 
 # %% ../../nbs/dataset/08_pairs.ipynb #f9e99bd9

@@ -173,7 +173,7 @@ def landmark_matcher(
     pairs: int = 96,  # how many, as there
     seed: int = 0,  # of the pairs, as there
 ) -> Callable:  # profile, target [B,3,H,W] -> Matches; only in the order of `matching_scores`
-    "Similarity transforms by ground-truth landmarks: an upper bound of alignment by landmarks."
+    "Similarity transforms that are fitted to the ground-truth landmarks."
     expected = cycle(eval_pairs(cache.profiles, pairs, seed, cache.lights.lights))
 
     def match(profile: Tensor, target: Tensor) -> Matches:

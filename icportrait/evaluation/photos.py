@@ -99,7 +99,7 @@ def photo_pair(
         textures.append(torch.from_numpy(textured)[None].float())
     (profile, target), found = images, profiles.ground_truth(views[1], views[0])
     visible = found.visible * textures[1] * (look_up(textures[0], found.flow) > 0.99)
-    ground_truth = GroundTruth(found.flow * visible, visible, found.known)
+    ground_truth = GroundTruth(found.flow * visible, visible, found.known * (visible == found.visible))
     if crop:
         of_target, of_profile = random_crop(rng), random_crop(rng)
         ground_truth = crop_ground_truth(ground_truth, of_target, of_profile)

@@ -199,7 +199,7 @@ def confidence_loss(
     target: Tensor,  # [B,dim,H,W]
     cost: Tensor,  # [B,H,W,H,W] their cost volume
     batch: MatchingBatch,  # pairs
-    pairs: int = 4,  # how many of them are enough
+    pairs: int = 4,  # only the first so many train the confidence
 ) -> Tensor:  # scalar
     "Cross-entropy of the confidence against the share of each cell's matches that are right, where that is known."
     source, target, cost = (x[:pairs].detach() for x in (source, target, cost))
