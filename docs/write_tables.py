@@ -116,12 +116,6 @@ def learner_table() -> str:
     return table(rows, ("what trains", *(f"{step} steps" for step in steps)))
 
 
-def matters_table() -> str:
-    "PCK@0.05 after a hundred steps, by what was changed."
-    groups = figures("what-matters")["groups"]
-    return table([(name, over_seeds(group, "pck@0.05.100")) for name, group in groups.items()], ("change", "PCK@0.05"))
-
-
 def photographs_table() -> str:
     "End-point errors on a photograph, turned and lit anew."
     found = figures("photographs")["photographs"]
@@ -142,10 +136,11 @@ def table(rows: list[tuple], head: tuple = ("what", "figure", "controls")) -> st
 def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
     tables = dict(demo=demo_table, matchers=matchers_table, base=base_table)
-    tables |= dict(learner=learner_table, matters=matters_table, photographs=photographs_table)
+    tables |= dict(learner=learner_table, photographs=photographs_table)
     for name, write in tables.items():
-        if f"<!-- {name} -->" in text:
-            text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
+        text, found = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
+        if found != 1:
+            raise SystemExit(f"docs/results.md: {found} places for the table {name!r}, not one")
     return text
 
 

@@ -128,6 +128,7 @@ class MatchingNet(ControlUNet):
         **kwargs,  # `timestep`, `share_base`, `base` of `ControlUNet`
     ):
         super().__init__(unet, rank, targets=targets, upto=upto, seed=seed, **kwargs)
+        self.shares_base: bool = kwargs.get("share_base", True)
         self.temperature = temperature
         self.radius = radius
         self.consensus_radius = consensus_radius
@@ -284,6 +285,8 @@ def adapted_parameters(
     if adapt not in ADAPTATIONS:
         raise ControlError(f"adapt must be one of {', '.join(ADAPTATIONS)}, not {adapt!r}")
     trains = net.named_trainable()
+    if adapt == "full" and net.shares_base:
+        raise ControlError("adapt='full' trains the base's weights: build the net with share_base=False")
     if adapt == "linear":
         trains = {name: p for name, p in trains.items() if name.startswith("descriptors.coarse.")}
     if adapt == "full":
@@ -320,10 +323,8 @@ def match_images(
 
 def make_matcher(
     base: DiffusionModel,  # the base that the adapter belongs to
-    adapter: str | Path | None = None,  # a Matching Net's folder; None, or no folder there: the base as it is
+    adapter: str | Path | None = None,  # a Matching Net's folder; None: the base as it is
 ) -> Callable:  # profile, target [B,3,H,W] -> Matches
     "The matcher of an adapter."
-    net = None
-    if adapter is not None and Path(adapter).is_dir():
-        net = MatchingNet.from_folder(base, adapter)
+    net = None if adapter is None else MatchingNet.from_folder(base, adapter)
     return partial(match_images, base, net=net)
