@@ -18,11 +18,11 @@ from torch import Tensor
 from ..dataset.profiles import LightTable, ProfileSet
 from ..dataset.storage import MANNEQUIN
 from .identity import IdentityEncoder, embed, rank1
+from .light import angle_between, fit_light
 from icportrait.evaluation.metrics import (
     EvaluationError,
-    angle_between,
     bootstrap_ci,
-    light_error,
+    detail_ratio,
     psnr,
     shuffled_identities,
     ssim,
@@ -210,26 +210,26 @@ def constant_light_direction(
     return mean / np.linalg.norm(mean)
 
 
-def _light_errors(images: Tensor, profiles: ProfileSet, lights: LightTable, views, which) -> Tensor:
-    "Angle between the light of each image and a light of its view's camera, [N] degrees."
-    wanted = [lights.light(int(profiles.camera[v]), int(k)) for v, k in zip(views, which, strict=True)]
-    errors = [light_error(x, profiles.view(int(v)), w) for x, v, w in zip(images, views, wanted, strict=True)]
-    return torch.tensor(errors)
-
-
 def _light_values(made: Tensor, ground_truth: Tensor, profiles: ProfileSet, protocol: Protocol) -> dict[str, Tensor]:
     "The light error of portraits, beside its controls."
     cases, lights = protocol.portraits, protocol.lights
-    views, wanted = [c.target for c in cases], [c.target_light for c in cases]
-    constant = constant_light_direction(lights)
-    wanted_directions = [
-        light_direction(lights.light(int(profiles.camera[v]), k)) for v, k in zip(views, wanted, strict=True)
-    ]
+    shown = [(int(profiles.camera[c.target]), c) for c in cases]
+    wanted = [light_direction(lights.light(camera, c.target_light)) for camera, c in shown]
+    wrong = [light_direction(lights.light(camera, c.wrong_light)) for camera, c in shown]
+    views = [profiles.view(c.target) for c in cases]
+    found, ceiling = (
+        [light_direction(fit_light(x, view)) for x, view in zip(images, views, strict=True)]
+        for images in (made, ground_truth)
+    )
+
+    def angles(a, b) -> Tensor:
+        return torch.tensor([angle_between(u, v) for u, v in zip(a, b, strict=True)])
+
     return dict(
-        light_error_deg=_light_errors(made, profiles, lights, views, wanted),
-        light_error_deg_ceiling=_light_errors(ground_truth, profiles, lights, views, wanted),
-        light_error_deg_wrong_light=_light_errors(made, profiles, lights, views, [c.wrong_light for c in cases]),
-        light_error_deg_constant_light=torch.tensor([angle_between(constant, d) for d in wanted_directions]),
+        light_error_deg=angles(found, wanted),
+        light_error_deg_ceiling=angles(ceiling, wanted),
+        light_error_deg_wrong_light=angles(found, wrong),
+        light_error_deg_constant_light=angles([constant_light_direction(lights)] * len(cases), wanted),
     )
 
 # %% ../../nbs/evaluation/05_portraits.ipynb #9aea66ad
@@ -258,6 +258,7 @@ def evaluate_portraits(
         psnr_copy_profile=psnr(q.profile, q.ground_truth),
         psnr_copy_lighting=psnr(q.lighting, q.ground_truth),
         ssim=ssim(made, q.ground_truth),
+        detail=detail_ratio(made, q.ground_truth, q.mask),
     )
     return Scores(values | _light_values(made, q.ground_truth, profiles, protocol), who, made)
 
