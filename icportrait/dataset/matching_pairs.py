@@ -23,9 +23,8 @@ from icportrait.dataset.augmentation import (
 )
 from .latents import head_extent
 from .pairs import PairChoice, draw_pair
-from .profiles import ProfileSet, relit_images
+from .profiles import ProfileSet, draw_scene, relit_images
 from ..world.correspondence import GroundTruth
-from ..world.relighting import random_light
 
 # %% ../../nbs/dataset/10_matching_pairs.ipynb #ec185967
 @dataclass
@@ -61,8 +60,7 @@ def lit_anew(
     backgrounds: bool = False,  # more than even ones
 ) -> Tensor:  # [3,S,S] sRGB in [0,1]
     "A view under a new light, before a new background."
-    light = random_light(rng)
-    even = 0.02 + 0.5 * rng.random() ** 2 * rng.uniform(0.6, 1, 3)
+    light, even = draw_scene(rng)
     behind = random_background(profiles.size, rng) if backgrounds else even
     return relit_images(profiles.olat(view), profiles.stored(view, "alpha"), light[None], behind[None])[0]
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'LAYOUT', 'FACTS', 'SPLITS', 'profile_folder', 'decode_shard', 'decode_profiles', 'ViewRecord',
-           'ProfileIndex', 'relit_images', 'DecodedViews', 'ProfileSet', 'decode_view', 'load_profiles', 'LightTable']
+           'ProfileIndex', 'relit_images', 'DecodedViews', 'ProfileSet', 'decode_view', 'load_profiles', 'LightTable',
+           'draw_scene']
 
 # %% ../../nbs/dataset/06_profiles.ipynb #08eb8acf
 import json
@@ -355,3 +356,10 @@ class LightTable:
         "A view under one of its camera's lights."
         camera = profiles.camera[i]
         return profiles.image(i, self.weights[camera, k], self.backgrounds[camera, k])
+
+# %% ../../nbs/dataset/06_profiles.ipynb #1ff6ccfb
+def draw_scene(
+    rng: np.random.Generator,  # of every choice
+) -> tuple[np.ndarray, np.ndarray]:  # OLAT weights [L,3], and an even background [3], linear
+    "A random light, and what is behind the head."
+    return random_light(rng), 0.02 + 0.5 * rng.random() ** 2 * rng.uniform(0.6, 1, 3)

@@ -164,8 +164,7 @@ def decode_olat(
     scale: float,  # linear value of 255
 ) -> np.ndarray:  # [...] float32 linear
     "Linear light from its 8-bit square-root encoding."
-    table = (np.arange(256, dtype=np.float32) / 255) ** 2 * np.float32(scale)
-    return table[levels]
+    return np.square(levels, dtype=np.float32) * np.float32(scale / 255**2)
 
 # %% ../../nbs/dataset/00_storage.ipynb #c8e784b3
 COORDINATE_STEP = 1 / 256  # canonical units in one step of the column `point`

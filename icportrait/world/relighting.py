@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..images import linear_to_srgb, srgb_to_linear
-from .rig import LIGHTS, direction
+from .rig import LIGHTS, Camera, camera_axes, direction
 
 # %% auto #0
-__all__ = ['EXPOSURE', 'relight', 'tone_map', 'inverse_tone_map', 'compose', 'light_from_direction', 'light_direction',
-           'random_light']
+__all__ = ['EXPOSURE', 'MIRRORED_HARMONICS', 'relight', 'tone_map', 'inverse_tone_map', 'compose', 'light_from_direction',
+           'light_direction', 'random_light', 'spherical_harmonics', 'light_harmonics', 'harmonics_direction']
 
 # %% ../../nbs/world/13_relighting.ipynb #5264d1bc
 def relight(
@@ -20,7 +20,8 @@ def relight(
     weights: np.ndarray,  # [L,3] not negative
 ) -> np.ndarray:  # [H,W,3] linear light
     "The image under a mixture of the OLAT lights."
-    return np.einsum("lhwc,lc->hwc", olat, np.float32(weights), optimize=True)
+    every_weight = np.float32(weights).T @ olat.reshape(len(olat), -1)  # each colour's weights, on all three colours
+    return np.stack([row.reshape(-1, 3)[:, c] for c, row in enumerate(every_weight)], -1).reshape(olat.shape[1:])
 
 # %% ../../nbs/world/13_relighting.ipynb #c7ee38bc
 EXPOSURE = 1.6
@@ -89,3 +90,34 @@ def random_light(
         towards = direction(rng.uniform(-180, 180), rng.uniform(-20, 60))
         light += strength * light_from_direction(towards, _tint(rng, 0.28), ambient=0.0)
     return (light * rng.uniform(0.85, 1.2)).astype(np.float32)
+
+# %% ../../nbs/world/13_relighting.ipynb #5197a6dd
+MIRRORED_HARMONICS = np.float32((1, 1, 1, -1, -1, 1, 1, -1, 1))  # factors of a light with left and right exchanged
+
+
+def spherical_harmonics(
+    directions: np.ndarray,  # [N,3] unit vectors: x, y, z
+) -> np.ndarray:  # [N,9]
+    "The real spherical harmonics up to the second degree, in the order 1, y, z, x, xy, yz, 3z2-1, xz, x2-y2."
+    x, y, z = np.float32(directions).T
+    first = [np.full_like(x, 0.282095), 0.488603 * y, 0.488603 * z, 0.488603 * x]
+    second = [1.092548 * x * y, 1.092548 * y * z, 0.315392 * (3 * z * z - 1), 1.092548 * x * z]
+    return np.stack([*first, *second, 0.546274 * (x * x - y * y)], 1)
+
+
+def light_harmonics(
+    weights: np.ndarray,  # [L,3] of the OLAT lights
+    camera: Camera | None = None,  # in whose axes (right, up, back); None: the world's
+) -> np.ndarray:  # [9,3] coefficients by colour
+    "A light as coefficients of spherical harmonics."
+    axes = np.eye(3) if camera is None else camera_axes(camera)
+    return spherical_harmonics(LIGHTS @ axes.T).T @ np.float32(weights)
+
+
+def harmonics_direction(
+    coefficients: np.ndarray,  # [...,9,3]
+) -> np.ndarray:  # [...,3] unit vectors
+    "The mean direction from which a light of these harmonics comes: that of its first degree."
+    luminance = np.float32(coefficients) @ np.float32((0.2126, 0.7152, 0.0722))
+    mean = luminance[..., (3, 1, 2)]
+    return mean / (np.linalg.norm(mean, axis=-1, keepdims=True) + 1e-9)
