@@ -296,6 +296,23 @@ def test_stages(base, tmp_path):
     assert pipe.tokenizer is not None and any(
         bool(p.abs().max() > 0) for n, p in pipe.appearance.named_trainable().items() if ".lora_B" in n
     )
+    portraits = run(
+        "train_portraits",
+        matching=str(tmp_path / "train_matching" / "adapter"),
+        steps=2,
+        batch=2,
+        width=16,
+        blocks=2,
+        rank=2,
+        people=2,
+        per_pair=1,
+        cases=2,
+        sampling_steps=2,
+        validate_every=2,
+    )
+    assert portraits["steps"] == 2 and portraits["portrait"]["detail"] > 0
+    pipe = load_pipeline(base, tmp_path / "train_matching" / "adapter", tmp_path / "train_portraits" / "adapter")
+    assert type(pipe.appearance).__name__ == "ConcatenationNet" and pipe.appearance.matches_again
     judged = run(
         "evaluate_base",
         samples=16,
