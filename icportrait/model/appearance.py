@@ -14,7 +14,7 @@ from torch import Tensor
 from .control import ControlError, ControlUNet
 from .correspondence import identity_flow, resize_flow, resize_map, warp
 from .diffusion import add_noise, denoising_loss, denoising_target, encode
-from .injection import ConditionInjector, stitched_prediction
+from .injection import Conditioning, ConditionInjector, stitched_prediction
 from icportrait.model.stitching import (
     ReferenceFeatures,
     concat_decoder_features,
@@ -89,6 +89,8 @@ def _check_choice(name: str, value: str, *allowed: str) -> None:
 class AppearanceNet(ControlUNet):
     "The control net that gives identity and light, with the injector that takes them to the base model."
 
+    matches_again = False  # it was trained with the flow of the masked lighting image alone
+
     def __init__(
         self,
         unet: Any,  # the base model's UNet
@@ -128,6 +130,29 @@ class AppearanceNet(ControlUNet):
         extra = appearance_extra(z_profile, visible_pixels, flow, confidence, z_warped)
         levels = self.features(z_profile, z_masked, encoder_hidden_states, extra)
         return concat_reference_features(concat_decoder_features(levels, self.blocks), flow, confidence, keep)
+
+    def condition_pair(
+        self,
+        pair: Any,  # a `PortraitPair` of the pipeline
+        encoder_hidden_states: Tensor,  # [B,S,D] text states
+    ) -> Conditioning:
+        "F_ref of a pair, as the base model takes it."
+        z, masked = pair.encoded_profile.latents, pair.encoded_masked.latents
+        flow = pair.found_flow, pair.found_confidence
+        return self.injector(
+            self.f_ref(z, masked, pair.visible_pixels, encoder_hidden_states, *flow, z_warped=pair.z_warped)
+        )
+
+    def predict(
+        self,
+        base: Any,  # a `DiffusionModel`, or whatever has its `unet` and `scheduler`
+        noisy: Tensor,  # [B,C,h,w] noisy latents
+        t: Tensor | int,  # noise level, [B] or one for all
+        encoder_hidden_states: Tensor,  # [B,S,D] text states
+        conditioning: Conditioning,  # of `condition_pair`
+    ) -> Tensor:  # [B,C,h,w]
+        "The base model's prediction with F_ref."
+        return stitched_prediction(base, noisy, t, encoder_hidden_states, conditioning, self.injector)
 
 # %% ../../nbs/model/13_appearance.ipynb #203f2833
 def sample_timesteps(

@@ -14,8 +14,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..files import atomic_folder, recover_folder
+from .adapters import read_adapter_config
 from .appearance import AppearanceNet
 from .base import DiffusionModel
+from .concatenation import ConcatenationNet
 from .descriptors import EncodedImages, encode_images, fine_channels
 from .diffusion import decode
 from .inputs import PipelineError, ensure_finite
@@ -23,11 +25,14 @@ from .matching import MatchingNet
 from .prompts import PromptEncoder, PromptTokenizer
 
 # %% auto #0
-__all__ = ['NETS', 'PROMPT_PARTS', 'LAYOUT', 'write_pipeline', 'PipelineNotFoundError', 'settle', 'check_pipeline_folder',
-           'read_prompt_parts', 'add_own_parts', 'PipelineParts', 'PortraitComponents']
+__all__ = ['NETS', 'PROMPT_PARTS', 'LAYOUT', 'write_pipeline', 'load_net', 'PipelineNotFoundError', 'settle',
+           'check_pipeline_folder', 'read_prompt_parts', 'add_own_parts', 'PipelineParts', 'PortraitComponents']
 
 # %% ../../nbs/model/15_components.ipynb #95f2294b
-NETS = dict(matching_net=MatchingNet, appearance=AppearanceNet)  # the pipeline's adapters, by folder
+NETS = dict(  # the pipeline's adapters, by folder, each with the kinds of nets that it may be
+    matching_net=(MatchingNet,),
+    appearance=(AppearanceNet, ConcatenationNet),
+)
 PROMPT_PARTS = dict(tokenizer=PromptTokenizer, text_encoder=PromptEncoder)  # what diffusers cannot save by itself
 LAYOUT = ("model_index.json", "vae", "unet", "scheduler", *PROMPT_PARTS, *NETS)  # all that a folder may hold
 
@@ -68,6 +73,17 @@ def write_pipeline(
         raise PipelineError(f"could not write {folder}: {e.strerror or e}") from e
     finally:
         pipe.register_modules(**nets, **prompts)
+
+# %% ../../nbs/model/15_components.ipynb #800f8d4b
+def load_net(
+    name: str,  # 'matching_net' or 'appearance'
+    base: Any,  # a `DiffusionModel`
+    folder: str | Path,  # an adapter folder
+) -> Any:  # a net of one of the kinds in `NETS`
+    "The net of an adapter folder."
+    stored = read_adapter_config(folder)["kind"]
+    kinds = {kind.__name__: kind for kind in NETS[name]}
+    return kinds.get(stored, NETS[name][0]).from_folder(base, folder)
 
 # %% ../../nbs/model/15_components.ipynb #c3494b0d
 class PipelineNotFoundError(PipelineError, FileNotFoundError):
@@ -118,11 +134,11 @@ def add_own_parts(
     "Add prompt parts and control nets to a pipeline, and freeze it."
     pipe.register_modules(**read_prompt_parts(folder, pipe.unet.dtype, given))
     settle(pipe.vae, pipe.unet, pipe.text_encoder)
-    for name, kind in NETS.items():
+    for name in NETS:
         if name in given:
             pipe.register_modules(**{name: given[name]})
         elif (folder / name).is_dir():
-            pipe.register_modules(**{name: kind.from_folder(pipe.base, folder / name)})
+            pipe.register_modules(**{name: load_net(name, pipe.base, folder / name)})
     return pipe.share_weights()
 
 # %% ../../nbs/model/15_components.ipynb #6082137c
@@ -138,7 +154,7 @@ class PipelineParts(DiffusionPipeline):
         unet,  # its UNet
         scheduler,  # its scheduler
         matching_net=None,  # `MatchingNet` on this UNet; None: no flow of its own
-        appearance=None,  # `AppearanceNet` on this UNet; None: only matching
+        appearance=None,  # `AppearanceNet` or `ConcatenationNet` on this UNet; None: only matching
         text_encoder=None,  # where the base model has one
         tokenizer=None,  # where the base model has one
     ):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['tiny_unet', 'time_embedding', 'down_features', 'up_features', 'unet_features', 'shared_copy']
+__all__ = ['tiny_unet', 'time_embedding', 'down_features', 'up_features', 'unet_features', 'shared_copy', 'random_twin']
 
 # %% ../../nbs/model/01_features.ipynb #fa958500
 def tiny_unet(
@@ -139,3 +139,14 @@ def shared_copy(
         values = p.detach() if share else p.detach().clone()
         memo[id(p)] = nn.Parameter(values, requires_grad=False)
     return copy.deepcopy(unet, memo)
+
+# %% ../../nbs/model/01_features.ipynb #fe370ce7
+def random_twin(
+    unet: Any,  # the base's UNet; stays as it is
+    seed: int = 0,  # of the weights
+) -> Any:  # UNet2DConditionModel, frozen, where the base's is
+    "A UNet of the same architecture that has learned nothing."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = type(unet).from_config(unet.config).requires_grad_(False).eval()
+    return twin.to(unet.device, unet.dtype)

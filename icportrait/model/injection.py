@@ -18,9 +18,9 @@ from .diffusion import signal_and_noise
 from .stitching import ReferenceFeatures, SkipConnection, skip_connections
 
 # %% auto #0
-__all__ = ['Conditioning', 'double_for_guidance', 'ReferenceAttention', 'self_attentions', 'last_of_stride', 'ReferenceKeys',
-           'Projection', 'TimeGate', 'x0_residual_weight', 'ConditionInjector', 'conditioning_of',
-           'additional_residuals', 'add_x0_residual', 'reference_attention', 'stitched_prediction']
+__all__ = ['Conditioning', 'ReferenceAttention', 'self_attentions', 'last_of_stride', 'ReferenceKeys', 'Projection', 'TimeGate',
+           'x0_residual_weight', 'ConditionInjector', 'conditioning_of', 'additional_residuals', 'add_x0_residual',
+           'reference_attention', 'stitched_prediction']
 
 # %% ../../nbs/model/12_injection.ipynb #10373ceb
 @dataclass
@@ -32,25 +32,6 @@ class Conditioning:
     references: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys, values [B,M,D] per layer, or none
     keep: Tensor | None = None  # [B] 1 or 0; 0: the base model works alone; None: all count
     x0_residual: Tensor | None = None  # [B,C,h,w] latents that the predicted image moves by; None: none
-
-
-def _after_zeros(x: Tensor) -> Tensor:
-    "A batch of zeros, then the batch itself."
-    return torch.cat([torch.zeros_like(x), x])
-
-
-def double_for_guidance(
-    x: Conditioning,  # of B images
-) -> Conditioning:  # of 2B: the first B without F_ref, then the same with it
-    "The conditioning of a batch for classifier-free guidance."
-    keep = _after_zeros(torch.ones(len(x.references[0][0]))) if x.references else None
-    return Conditioning(
-        down=None if x.down is None else tuple(_after_zeros(d) for d in x.down),
-        mid=None if x.mid is None else _after_zeros(x.mid),
-        references=[(_after_zeros(k), _after_zeros(v)) for k, v in x.references],
-        keep=keep,
-        x0_residual=None if x.x0_residual is None else _after_zeros(x.x0_residual),
-    )
 
 # %% ../../nbs/model/12_injection.ipynb #7b1d7dba
 class ReferenceAttention:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..images import resize
 from .base import DiffusionModel
 from .control import LORA_TARGETS, ControlError, ControlUNet
 from icportrait.model.correspondence import (
@@ -308,13 +309,14 @@ def new_matching_net(
 @torch.no_grad()
 def match_images(
     base: DiffusionModel,  # its autoencoder encodes both
-    profile: Tensor,  # [B,3,H,W] in [0,1]
+    profile: Tensor,  # [B,3,H,W] in [0,1], of any size
     target: Tensor,  # [B,3,H,W] in [0,1], masked or not
     net: MatchingNet | None = None,  # None: features of the base as it is
     together: bool = True,  # those of both images side by side, or each in a pass of its own; a net has them together
 ) -> Matches:
     "Matches of images by a Matching Net, or by the bare base."
-    source, other = (encode_images(base.vae, x.to(base.device, base.dtype)) for x in (profile, target))
+    images = (resize(x, base.image_size).to(base.device, base.dtype) for x in (profile, target))
+    source, other = (encode_images(base.vae, x) for x in images)
     text = base.encode_prompt(len(source))
     if net is None:
         return dift_match(base.unet, source.latents.to(base.dtype), other.latents.to(base.dtype), text, together)

@@ -21,18 +21,17 @@ from ..images import to_pil
 from .adapters import AdapterError
 from .appearance import warp_profile
 from .base import DiffusionModel, load_base
-from .components import NETS, PortraitComponents, settle
+from .components import PortraitComponents, load_net, settle
 from .correspondence import resize_flow, resize_map
 from .descriptors import EncodedImages
-from .injection import Conditioning, double_for_guidance, stitched_prediction
 from .inputs import PipelineError, as_images, check_generators, ensure_finite, paired
 from .matching import Matches
 from .prompts import PromptTokenizer
 from .stitching import mask_image
 
 # %% auto #0
-__all__ = ['PortraitPair', 'encode_pair', 'match_pair', 'MatchingPipeline', 'add_flow', 'add_conditioning', 'denoise',
-           'PortraitOutput', 'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
+__all__ = ['PortraitPair', 'encode_pair', 'match_pair', 'MatchingPipeline', 'set_flow', 'add_flow', 'add_conditioning', 'rematch',
+           'denoise', 'PortraitOutput', 'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
 
 # %% ../../nbs/model/16_pipeline.ipynb #25bd8265
 @dataclass
@@ -50,7 +49,7 @@ class PortraitPair:
     confidence: Tensor | None = None  # [B,1,H,W] in [0,1]
     warped: Tensor | None = None  # [B,3,H,W] the warped profile, as it is encoded
     z_warped: Tensor | None = None  # [B,C,h,w] its latents
-    conditioning: Conditioning | None = None  # F_ref as the base model takes it
+    conditioning: Any = None  # what the portrait's net makes of all this, once per image
 
     def __len__(self) -> int:
         return len(self.profile)
@@ -105,6 +104,20 @@ class MatchingPipeline(PortraitComponents):
         return match_pair(self, encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator))
 
 # %% ../../nbs/model/16_pipeline.ipynb #b97787fb
+def set_flow(
+    pipe: Any,  # an `ICPortraitPipeline`
+    pair: PortraitPair,  # gets flow, confidence and warped profile
+    flow: Tensor,  # [B,2,*,*] target grid, in [-1,1]
+    confidence: Tensor,  # [B,1,*,*] in [0,1]
+) -> None:
+    "Warp the profile of a pair."
+    size = pair.profile.shape[-2:]
+    pair.found_flow, pair.found_confidence = flow, confidence
+    pair.flow, pair.confidence = resize_flow(flow, size), resize_map(confidence, size)
+    pair.warped = warp_profile(pair.profile.to(flow), flow, confidence)
+    pair.z_warped = pipe.encode_images(pair.warped)
+
+
 def add_flow(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets flow, confidence and warped profile
@@ -114,39 +127,37 @@ def add_flow(
     "Find the flow of a pair, or take the given one, and warp its profile."
     if flow is None:
         m = match_pair(pipe, pair)
-        pair.flow, pair.confidence = m.flow, m.confidence
-        pair.found_flow, pair.found_confidence = m.flows[-2], m.confidences[-2]
-    else:
-        flow = flow.to(pair.encoded_profile.latents.device).expand(len(pair), -1, -1, -1).float()
-        confidence = torch.ones_like(flow[:, :1]) if confidence is None else confidence.to(flow)
-        pair.found_flow = torch.where(torch.isfinite(flow), flow, 0.0)
-        pair.found_confidence = confidence.expand(len(pair), -1, -1, -1)
-        size = pair.profile.shape[-2:]
-        pair.flow = resize_flow(pair.found_flow, size)
-        pair.confidence = resize_map(pair.found_confidence, size)
-    pair.warped = warp_profile(pair.profile.to(pair.flow), pair.found_flow, pair.found_confidence)
-    pair.z_warped = pipe.encode_images(pair.warped)
+        return set_flow(pipe, pair, m.flows[-2], m.confidences[-2])
+    flow = flow.to(pair.encoded_profile.latents.device).expand(len(pair), -1, -1, -1).float()
+    confidence = torch.ones_like(flow[:, :1]) if confidence is None else confidence.to(flow)
+    flow = torch.where(torch.isfinite(flow), flow, 0.0)
+    set_flow(pipe, pair, flow, confidence.expand(len(pair), -1, -1, -1))
 
 # %% ../../nbs/model/16_pipeline.ipynb #f0599842
 def add_conditioning(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets its conditioning
-) -> Conditioning:
-    "What the base model takes of a pair's F_ref."
-    ref = pipe.appearance.f_ref(
-        pair.encoded_profile.latents,
-        pair.encoded_masked.latents,
-        pair.visible_pixels,
-        pipe.encode_prompt(len(pair)),
-        pair.found_flow,
-        pair.found_confidence,
-        z_warped=pair.z_warped,
-    )
-    for x in ref.levels:
-        ensure_finite("The Appearance Net", x)
-    conditioning = pipe.appearance.injector(ref)
-    pair.conditioning = conditioning
-    return conditioning
+) -> None:
+    "What the portrait's net makes of a pair, once for all steps."
+    pair.conditioning = pipe.appearance.condition_pair(pair, pipe.encode_prompt(len(pair)))
+    for value in vars(pair.conditioning).values():
+        for x in value if isinstance(value, tuple) else (value,):
+            if isinstance(x, Tensor):
+                ensure_finite("The Appearance Net", x)
+
+# %% ../../nbs/model/16_pipeline.ipynb #69e8937e
+def rematch(
+    pipe: Any,  # an `ICPortraitPipeline`
+    pair: PortraitPair,  # gets another flow, warped profile and conditioning
+    portrait: Tensor,  # [B,C,h,w] latents of the portrait so far
+) -> None:
+    "Match the profile with the portrait so far, and condition on that."
+    image = pipe.encode_fully(pipe.decode_latents(portrait).clamp(0, 1))
+    m = pipe.matching_net.match(pair.encoded_profile, image, pipe.encode_prompt(len(pair)))
+    for x in (m.flow, m.confidence):
+        ensure_finite("The Matching Net", x)
+    set_flow(pipe, pair, m.flow, m.confidence)
+    add_conditioning(pipe, pair)
 
 # %% ../../nbs/model/16_pipeline.ipynb #b0da264e
 def _step_options(scheduler: Any, generator: Any) -> dict:
@@ -157,7 +168,7 @@ def _step_options(scheduler: Any, generator: Any) -> dict:
 
 def denoise(
     pipe: Any,  # an `ICPortraitPipeline`
-    conditioning: Conditioning,  # F_ref as the base model takes it
+    pair: PortraitPair,  # with its conditioning
     latents: Tensor,  # [B,C,h,w] noise
     num_inference_steps: int,  # denoising steps
     guidance_scale: float = 1.0,  # 1: none
@@ -166,25 +177,27 @@ def denoise(
     generator: Any = None,  # for schedulers that add noise
     progress: bool = True,  # show a bar
     callback_on_step_end: Callable | None = None,  # (pipe, step, t, {'latents': ...}) -> what it changes, or None
+    match_again: bool = False,  # the profile with the portrait so far, after each step but the last
 ) -> Tensor:  # [B,C,h,w]
-    "The base model's denoising loop with F_ref."
-    n, scheduler, guided = len(latents), pipe.scheduler, guidance_scale != 1
-    text = pipe.encode_prompt(n, prompt, negative_prompt if guided else None)
-    if guided:
-        conditioning = double_for_guidance(conditioning)
+    "The denoising loop."
+    n, scheduler = len(latents), pipe.scheduler
+    text, negative = pipe.encode_prompt(n, prompt), pipe.encode_prompt(n, negative_prompt)
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
-    options = _step_options(scheduler, generator)
-    with pipe.progress_bar(total=len(scheduler.timesteps)) if progress else nullcontext() as bar:
+    options, last = _step_options(scheduler, generator), len(scheduler.timesteps) - 1
+    with pipe.progress_bar(total=last + 1) if progress else nullcontext() as bar:
         for step, t in enumerate(scheduler.timesteps):
-            x = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-            prediction = stitched_prediction(pipe, x, t, text, conditioning, pipe.appearance.injector)
-            if guided:
-                without = prediction[:n]
-                prediction = without + guidance_scale * (prediction[n:] - without)
-            latents = scheduler.step(prediction, t, latents, **options).prev_sample
+            x = scheduler.scale_model_input(latents, t)
+            prediction = pipe.appearance.predict(pipe, x, t, text, pair.conditioning)
+            if guidance_scale != 1:
+                without = pipe.unet(x, t, encoder_hidden_states=negative).sample
+                prediction = without + guidance_scale * (prediction - without)
+            done = scheduler.step(prediction, t, latents, **options)
+            latents, portrait = done.prev_sample, getattr(done, "pred_original_sample", None)
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(pipe, step, t, dict(latents=latents)) or {}
                 latents = changed.get("latents", latents)
+            if match_again and step < last and portrait is not None:
+                rematch(pipe, pair, portrait)
             if bar is not None:
                 bar.update()
     return ensure_finite("The UNet", latents)
@@ -255,9 +268,10 @@ class ICPortraitPipeline(MatchingPipeline):
         pair = encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator)
         if use_flow:
             add_flow(self, pair, flow, confidence)
-        conditioning = add_conditioning(self, pair)
+        add_conditioning(self, pair)
         steps = num_inference_steps, guidance_scale, prompt, negative_prompt, generator, progress, callback_on_step_end
-        images = denoise(self, conditioning, self.prepare_latents(len(pair), generator), *steps)
+        again = use_flow and flow is None and self.matching_net is not None and self.appearance.matches_again
+        images = denoise(self, pair, self.prepare_latents(len(pair), generator), *steps, match_again=again)
         if output_type != "latent":
             images = self.decode_latents(images)
         if output_type == "pil":
@@ -283,5 +297,5 @@ def load_pipeline(
             continue
         if folder is None or folder is True:
             folder = data_folder(f"adapters/{shipped}")
-        nets[name] = NETS[name].from_folder(base, folder)
+        nets[name] = load_net(name, base, folder)
     return ICPortraitPipeline.from_base(base, **nets).to(device)
