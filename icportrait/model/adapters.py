@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_STORED', 'AdapterError', 'read_adapter_config', 'read_adapter_weights', 'read_card', 'setting_types',
-           'read_settings', 'check_base', 'check_names', 'write_adapter', 'AdapterModel', 'check_kind', 'build_net']
+           'read_settings', 'check_base', 'check_names', 'write_adapter', 'NetOnUNet', 'AdapterModel', 'check_kind',
+           'build_net']
 
 # %% ../../nbs/model/07_adapters.ipynb #80d2e4f7
 import json
@@ -185,9 +186,23 @@ def write_adapter(
     finite = json.loads(json.dumps(card), parse_constant=lambda _: None)  # figures that are not finite become null
     write_json(folder / "card.json", finite, sort_keys=True)
 
+# %% ../../nbs/model/07_adapters.ipynb #e04ac777
+class NetOnUNet(nn.Module):
+    "A net around a UNet (`self.unet`): it is where the UNet is."
+
+    unet: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.conv_in.weight.dtype
+
 # %% ../../nbs/model/07_adapters.ipynb #8a9adb91
-class AdapterModel(nn.Module):
-    "A net on a base's frozen UNet (`self.unet`) whose trained part is stored as an adapter."
+class AdapterModel(NetOnUNet):
+    "A net on a base's UNet (`self.unet`) whose trained part is stored as an adapter."
 
     def __init__(
         self,

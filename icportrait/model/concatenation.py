@@ -267,9 +267,9 @@ def image_error(
     t: Tensor,  # [B] noise levels
     error: Tensor,  # [B,C,h,w] of the prediction
 ) -> Tensor:  # [B,C,h,w]
-    "By how much the image is wrong that a prediction stands for."
+    "By how much the image is wrong that a prediction stands for; where noise hides it, no more than the prediction."
     _, sigma = signal_and_noise(scheduler, t, error)
-    return sigma**2 / x0_residual_weight(scheduler, t, error) * error
+    return (sigma**2 / x0_residual_weight(scheduler, t, error)).clamp(-1, 1) * error
 
 # %% ../../nbs/model/13_concatenation.ipynb #25f4be99
 @dataclass
@@ -305,7 +305,7 @@ def portrait_loss(
     linear_decoder: Tensor,  # of `fit_linear_decoder`
     generator: torch.Generator | None = None,  # of noise and noise levels
     pixels: float = 80.0,  # weight of the pixels' error
-    light: float = 0.1,  # weight of the light's error
+    light: float = 1.0,  # weight of the light's error
     levels: tuple[float, float] = (0.25, 0.75),  # noise levels of the rematched half, as shares of all steps
 ) -> tuple[Tensor, dict]:  # scalar loss, its parts
     "Denoising loss at the last noise level and at a lower one, with the errors of pixels, light and surface."
@@ -318,7 +318,7 @@ def portrait_loss(
     for conditions, t in ((batch.matched, torch.full_like(lower, steps - 1)), (batch.rematched, lower)):
         t = t.to(z.device)
         noise = torch.randn(z.shape, generator=generator, device=device).to(z)
-        conditioning = net.condition(conditions, read)
+        conditioning = net.condition(conditions, read.detach())
         predicted = net.predict(base, add_noise(scheduler, z, noise, t), t, text, conditioning).float()
         error = predicted - denoising_target(scheduler, z, noise, t)
         wrong = F.pad(image_error(scheduler, t, error), (1, 1, 1, 1), mode="replicate")

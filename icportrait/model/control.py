@@ -187,14 +187,6 @@ class LoraUNet(AdapterModel):
 
     unet: Any
 
-    @property
-    def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.conv_in.weight.dtype
-
     @contextmanager
     def disable_lora(self) -> Iterator[Self]:
         "Within the context LoRA is off: the base's own features."
