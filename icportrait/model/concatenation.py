@@ -291,7 +291,7 @@ def surface_loss(
     mask: Tensor,  # [B,1,H,W] 1 where there is one
 ) -> Tensor:  # scalar
     "The mean square error of normals and albedo, the latter twice."
-    cells = found.shape[-2:]
+    cells = int(found.shape[-2]), int(found.shape[-1])
     share, mean = F.adaptive_avg_pool2d(mask, cells), F.adaptive_avg_pool2d(surface, cells)
     wanted = torch.cat([mean[:, :3], mean[:, 3:] / share.clamp_min(0.05)], 1)
     normal, albedo = ((found - wanted).square() * share).split(3, 1)
@@ -314,7 +314,7 @@ def portrait_loss(
     low, high = levels
     lower = (steps * (low + (high - low) * torch.rand(len(z), generator=generator, device=device))).long()
     read = net.read_light(batch.matched)
-    parts = dict(noise=0.0, pixels=0.0, surface=0.0)
+    parts: dict[str, Any] = dict(noise=0.0, pixels=0.0, surface=0.0)
     for conditions, t in ((batch.matched, torch.full_like(lower, steps - 1)), (batch.rematched, lower)):
         t = t.to(z.device)
         noise = torch.randn(z.shape, generator=generator, device=device).to(z)

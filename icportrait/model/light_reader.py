@@ -37,7 +37,8 @@ class LightReader(nn.Module):
         self,
         images: Tensor,  # [B,3,H,W] in [0,1], any size
     ) -> Tensor:  # [B,9,3] coefficients by colour
-        x = resize(images.to(self.head[1].weight.dtype), self.size)
+        weight = next(self.parameters())
+        x = resize(images.to(weight), self.size)
         return self.head(self.body(x * 4 - 2)).unflatten(1, (9, 3))
 
 # %% ../../nbs/model/12_light_reader.ipynb #3a2a19c4
