@@ -88,12 +88,15 @@ def detail_ratio(
     margin: int = 4,  # px at the mask's edge that do not count
 ) -> Tensor:  # [B]
     "How much fine detail there is in images, as a share of the ground truth's."
-    kernel = images.new_tensor([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])[None, None]
-    outside = F.max_pool2d((~mask.bool()).float(), 2 * margin + 1, 1, margin)
+    kernel = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], device=images.device)[None, None]
+    outside = F.pad(
+        (~mask.bool()).float(), (margin,) * 4, value=1.0
+    )  # what lies beyond the image's edge is none of it
+    inside = 1 - F.max_pool2d(outside, 2 * margin + 1, 1)
 
     def energy(x: Tensor) -> Tensor:
-        laplacian = F.conv2d(x.float().mean(1, keepdim=True), kernel.float(), padding=1)
-        return (laplacian.square() * (1 - outside)).sum((1, 2, 3))
+        grey = F.pad(x.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        return (F.conv2d(grey, kernel).square() * inside).sum((1, 2, 3))
 
     return energy(images) / energy(ground_truth).clamp_min(1e-9)
 

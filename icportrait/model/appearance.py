@@ -89,6 +89,9 @@ def _check_choice(name: str, value: str, *allowed: str) -> None:
 class AppearanceNet(ControlUNet):
     "The control net that gives identity and light, with the injector that takes them to the base model."
 
+    name = "The Appearance Net"
+    steps = 15  # denoising steps unless a user asks for others
+    needs_flow = False  # without one it makes the light alone
     matches_again = False  # it was trained with the flow of the masked lighting image alone
 
     def __init__(
@@ -110,6 +113,7 @@ class AppearanceNet(ControlUNet):
         self.warped = warped
         self.blocks = decoder_blocks(unet, upto == "all")
         self.injector = ConditionInjector(unet, aligned, reference, kwargs.get("seed", 0), self.blocks, x0_residual)
+        self.to(unet.device)
 
     def f_ref(
         self,

@@ -18,11 +18,12 @@ from .control import ControlError, add_lora
 from .correspondence import resize_map
 from .diffusion import add_noise, denoising_target, signal_and_noise
 from .fingerprint import Fingerprint, fingerprint
-from .injection import x0_residual_weight
+from .injection import x0_residual_weight, zeroed
 from .light_reader import LightReader, light_loss
+from ..world.relighting import harmonic_terms
 
 # %% auto #0
-__all__ = ['HARMONICS', 'LAMBERTIAN', 'irradiance', 'diffuse_image', 'zero_', 'ConditionEncoder', 'widened_unet', 'Conditions',
+__all__ = ['HARMONICS', 'LAMBERTIAN', 'irradiance', 'diffuse_image', 'ConditionEncoder', 'widened_unet', 'Conditions',
            'ConcatConditioning', 'WidenedNet', 'ConcatenationNet', 'fit_linear_decoder', 'image_error', 'PortraitBatch',
            'surface_loss', 'portrait_loss']
 
@@ -36,12 +37,9 @@ def irradiance(
     harmonics: Tensor,  # [B,9,3] of the light
 ) -> Tensor:  # [B,3,h,w] by colour, not negative
     "The light that falls on a surface, shadows left out."
-    x, y, z = F.normalize(normal.float(), dim=1, eps=1e-3).unbind(1)
-    first = [torch.full_like(x, 0.282095), 0.488603 * y, 0.488603 * z, 0.488603 * x]
-    second = [1.092548 * x * y, 1.092548 * y * z, 0.315392 * (3 * z * z - 1), 1.092548 * x * z]
-    basis = torch.stack([*first, *second, 0.546274 * (x * x - y * y)], 1)
-    weights = harmonics.float() * torch.tensor(LAMBERTIAN, device=harmonics.device)[:, None]
-    return torch.einsum("bkhw,bkc->bchw", basis, weights).clamp_min(0)
+    terms = harmonic_terms(*F.normalize(normal.float(), dim=1, eps=1e-3).unbind(1))
+    each = [b * y[:, None] * w[:, :, None, None] for b, y, w in zip(LAMBERTIAN, terms, harmonics.float().unbind(1))]
+    return torch.stack(each).sum(0).clamp_min(0)  # sums, not products of matrices, which autocast would round
 
 
 def diffuse_image(
@@ -61,20 +59,14 @@ class _LitBlock(nn.Module):
     def __init__(self, channels: int, embedding: int):
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(16, channels), nn.GroupNorm(16, channels)
-        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
         self.modulation = nn.Linear(embedding, 2 * channels)
-        zero_(self.conv2)
 
     def forward(self, x: Tensor, light: Tensor) -> Tensor:
         scale, shift = self.modulation(light)[:, :, None, None].chunk(2, 1)
         h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
         return x + self.conv2(F.silu(h))
-
-
-def zero_(layer: nn.Module) -> None:
-    "Set the parameters of a layer to zero."
-    for p in layer.parameters():
-        nn.init.zeros_(p)
 
 # %% ../../nbs/model/13_concatenation.ipynb #ac212a8c
 class ConditionEncoder(nn.Module):
@@ -92,8 +84,7 @@ class ConditionEncoder(nn.Module):
         self.before = nn.ModuleList(_LitBlock(width, 128) for _ in range(blocks // 2))
         self.intrinsics = nn.Conv2d(width, 24, 3, padding=1)
         self.exposure = nn.Parameter(torch.tensor(-1.2))  # its logarithm
-        self.surface = nn.Conv2d(48, width, 3, padding=1)
-        zero_(self.surface)
+        self.surface = zeroed(nn.Conv2d(48, width, 3, padding=1))
         self.after = nn.ModuleList(_LitBlock(width, 128) for _ in range(blocks // 2))
         self.norm_out = nn.GroupNorm(16, width)
 
@@ -102,12 +93,13 @@ class ConditionEncoder(nn.Module):
         conditions: Tensor,  # [B,K,h,w]
         light: Tensor,  # [B,9,3] harmonics
     ) -> tuple[Tensor, Tensor]:  # features [B,width,h,w]; normals and albedo [B,6,2h,2w]
-        embedding, x = self.light(light.flatten(1)), self.conv_in(conditions)
+        weight = self.conv_in.weight
+        embedding, x = self.light(light.flatten(1).to(weight)), self.conv_in(conditions.to(weight))
         for block in self.before:
             x = block(x, embedding)
         surface = F.pixel_shuffle(self.intrinsics(x).float(), 2)
         falls = irradiance(surface[:, :3], light)
-        lit = diffuse_image(surface[:, 3:], falls, self.exposure.exp())
+        lit = diffuse_image(surface[:, 3:], falls, self.exposure.float().exp())
         x = x + self.surface(F.pixel_unshuffle(torch.cat([surface, lit, 0.3 * falls], 1), 2).to(x))
         for block in self.after:
             x = block(x, embedding)
@@ -178,6 +170,10 @@ class WidenedNet(AdapterModel):
     ):
         if rank < 0:
             raise ControlError(f"rank must be at least 0, not {rank}")
+        if width < 16 or width % 16:
+            raise ControlError(f"width must be a multiple of 16, not {width}")
+        if blocks < 2 or blocks % 2:
+            raise ControlError(f"blocks must be even and at least 2, not {blocks}")
         super().__init__(dict(rank=rank, width=width, blocks=blocks), base or fingerprint(unet))
         latents = unet.config.in_channels
         with torch.random.fork_rng(devices=[]):
@@ -185,20 +181,21 @@ class WidenedNet(AdapterModel):
             self.unet: Any = widened_unet(unet, 3 * latents + 2 + width).requires_grad_(rank == 0)
             self.reader = LightReader()
             self.encoder = ConditionEncoder(3 * latents + 2, width, blocks)
-            self.x0_residual = nn.Conv2d(width, latents, 3, padding=1)
-        zero_(self.x0_residual)
+            self.x0_residual = zeroed(nn.Conv2d(width, latents, 3, padding=1))
         if rank:
             add_lora(self.unet, rank, seed=seed)
             for layer in (self.unet.conv_in, self.unet.time_embedding.cond_proj):
                 layer.requires_grad_(True)
+        self.to(unet.device)
 
     def named_trainable(self) -> dict[str, nn.Parameter]:
         "All that is not the base's: with a rank, LoRA and what is new; without one, everything."
+        named = dict(self.named_parameters())
         if not self.config["rank"]:
-            return dict(self.named_parameters())
+            return named
         new = ("unet.conv_in.", "unet.time_embedding.cond_proj.")
-        stored = {n: p for n, p in self.named_parameters() if ".lora_" in n or n.startswith(new) or "unet." not in n}
-        return {n.replace(".default.", "."): p for n, p in stored.items()}
+        kept = [n for n in named if ".lora_" in n or n.startswith(new) or not n.startswith("unet.")]
+        return {n.replace(".default.", "."): named[n] for n in kept}
 
     def share_with(self, unet: Any) -> Self:
         "The net itself: it shares no weight with the base."
@@ -208,6 +205,9 @@ class WidenedNet(AdapterModel):
 class ConcatenationNet(WidenedNet):
     "The denoiser of portraits."
 
+    name = "The Concatenation Net"
+    steps = 2  # denoising steps unless a user asks for others
+    needs_flow = True  # a profile is always warped in its training
     matches_again = True  # below the last noise level it was trained with the flow of a portrait
 
     def read_light(self, conditions: Conditions) -> Tensor:  # [B,9,3]
@@ -219,15 +219,14 @@ class ConcatenationNet(WidenedNet):
         light = self.read_light(conditions) if light is None else light
         channels = conditions.channels()
         features, surface = self.encoder(channels, light)
-        return ConcatConditioning(torch.cat([channels, features], 1), self.x0_residual(features), light, surface)
+        widened = torch.cat([channels, features.to(channels)], 1)
+        return ConcatConditioning(widened, self.x0_residual(features), light, surface)
 
     def condition_pair(self, pair: Any, encoder_hidden_states: Tensor | None = None) -> ConcatConditioning:
-        "The conditioning of a `PortraitPair`; without a flow, of its light alone."
-        z = pair.encoded_profile.latents
-        warped = torch.zeros_like(z) if pair.z_warped is None else pair.z_warped
-        sure = torch.zeros_like(z[:, :1]) if pair.found_confidence is None else pair.found_confidence
-        masked = pair.masked.to(z.device)
-        return self.condition(Conditions(z, warped, pair.encoded_masked.latents, sure, pair.visible_pixels, masked))
+        "The conditioning of a `PortraitPair` with its flow."
+        z, z_masked = pair.encoded_profile.latents, pair.encoded_masked.latents
+        given = z, pair.z_warped, z_masked, pair.found_confidence, pair.visible_pixels, pair.masked.to(z.device)
+        return self.condition(Conditions(*given))
 
     def predict(
         self,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAG_LAYERS', 'encode', 'decode', 'autoencoder_loss', 'finish_vae', 'signal_and_noise', 'add_noise',
-           'denoising_target', 'denoising_loss', 'other_sampler', 'perturbed_attention', 'Guidance', 'sample_base']
+           'denoising_target', 'predicted_image', 'denoising_loss', 'other_sampler', 'perturbed_attention', 'Guidance',
+           'sample_base']
 
 # %% ../../nbs/model/06_diffusion.ipynb #dd58cdfe
 from collections.abc import Iterator
@@ -133,6 +134,24 @@ def denoising_target(
         raise DiffusionModelError(f"prediction type {kind!r} is not known: epsilon, v_prediction or sample")
     a, s = signal_and_noise(scheduler, t, latents)
     return (a * noise - s * latents).to(latents.dtype)
+
+
+def predicted_image(
+    scheduler: Any,  # its prediction_type decides
+    noisy: Tensor,  # [B,C,h,w] of `add_noise`, or of a scheduler's `scale_model_input`
+    t: Tensor | int | float,  # noise level, [B] or one for all
+    prediction: Tensor,  # [B,C,h,w] the UNet's
+) -> Tensor:  # [B,C,h,w]
+    "The clean latents that a prediction stands for."
+    kind = scheduler.config.prediction_type
+    t = torch.as_tensor(t, device=noisy.device).round().long().clamp(0, len(scheduler.alphas_cumprod) - 1)
+    a, s = signal_and_noise(scheduler, t, noisy)
+    clean = dict(
+        v_prediction=a * noisy - s * prediction,
+        epsilon=(noisy - s * prediction) / a.clamp_min(1e-3),
+        sample=prediction,
+    )
+    return clean[kind].to(noisy.dtype)
 
 # %% ../../nbs/model/06_diffusion.ipynb #76e89982
 def denoising_loss(

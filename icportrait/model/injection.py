@@ -18,9 +18,9 @@ from .diffusion import signal_and_noise
 from .stitching import ReferenceFeatures, SkipConnection, skip_connections
 
 # %% auto #0
-__all__ = ['Conditioning', 'ReferenceAttention', 'self_attentions', 'last_of_stride', 'ReferenceKeys', 'Projection', 'TimeGate',
-           'x0_residual_weight', 'ConditionInjector', 'conditioning_of', 'additional_residuals', 'add_x0_residual',
-           'reference_attention', 'stitched_prediction']
+__all__ = ['Conditioning', 'ReferenceAttention', 'self_attentions', 'last_of_stride', 'ReferenceKeys', 'zeroed', 'Projection',
+           'TimeGate', 'x0_residual_weight', 'ConditionInjector', 'conditioning_of', 'additional_residuals',
+           'add_x0_residual', 'reference_attention', 'stitched_prediction']
 
 # %% ../../nbs/model/12_injection.ipynb #10373ceb
 @dataclass
@@ -111,7 +111,7 @@ class ReferenceKeys(nn.Module):
         return self.to_k_ref(x), self.to_v_ref(x)
 
 # %% ../../nbs/model/12_injection.ipynb #10373cec
-def _zero(layer: nn.Module) -> nn.Module:
+def zeroed(layer: nn.Module) -> nn.Module:
     "The layer itself, all its parameters set to zero."
     for p in layer.parameters():
         nn.init.zeros_(p)
@@ -130,7 +130,7 @@ class Projection(nn.Module):
         super().__init__()
         width = width or out
         self.hidden = nn.Conv2d(channels, width, 1)
-        self.out = _zero(nn.Conv2d(channels + width, out, 1))
+        self.out = zeroed(nn.Conv2d(channels + width, out, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # [B,C,h,w] -> [B,out,h,w]
         return self.out(torch.cat([x, F.silu(self.hidden(x))], 1))
@@ -147,7 +147,7 @@ class TimeGate(nn.Module):
     ):
         super().__init__()
         self.time = nn.Linear(dim, width)
-        self.gates = nn.ModuleList(_zero(nn.Linear(width, c)) for c in channels)
+        self.gates = nn.ModuleList(zeroed(nn.Linear(width, c)) for c in channels)
 
     def forward(self, emb: Tensor) -> list[Tensor]:  # [B,D] -> list of [B,C,1,1]
         x = F.silu(self.time(emb.to(self.time.weight.dtype)))

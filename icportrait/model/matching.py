@@ -137,6 +137,7 @@ class MatchingNet(ControlUNet):
         self.config |= dict(radius=radius, consensus_radius=consensus_radius)
         self.descriptors = Descriptors(level_channels(unet, upto), fine_channels, dim, seed)
         self.certainty = Confidence(dim, seed=seed)
+        self.to(unet.device)
 
     def describe(
         self,

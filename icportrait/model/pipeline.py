@@ -24,6 +24,7 @@ from .base import DiffusionModel, load_base
 from .components import PortraitComponents, load_net, settle
 from .correspondence import resize_flow, resize_map
 from .descriptors import EncodedImages
+from .diffusion import predicted_image
 from .inputs import PipelineError, as_images, check_generators, ensure_finite, paired
 from .matching import Matches
 from .prompts import PromptTokenizer
@@ -134,16 +135,22 @@ def add_flow(
     set_flow(pipe, pair, flow, confidence.expand(len(pair), -1, -1, -1))
 
 # %% ../../nbs/model/16_pipeline.ipynb #f0599842
+def _ensure_all_finite(name: str, value: Any) -> None:
+    "Check every tensor in a nest of containers."
+    if isinstance(value, Tensor):
+        ensure_finite(name, value)
+    elif isinstance(value, dict | list | tuple):
+        for x in value.values() if isinstance(value, dict) else value:
+            _ensure_all_finite(name, x)
+
+
 def add_conditioning(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets its conditioning
 ) -> None:
     "What the portrait's net makes of a pair, once for all steps."
     pair.conditioning = pipe.appearance.condition_pair(pair, pipe.encode_prompt(len(pair)))
-    for value in vars(pair.conditioning).values():
-        for x in value if isinstance(value, tuple) else (value,):
-            if isinstance(x, Tensor):
-                ensure_finite("The Appearance Net", x)
+    _ensure_all_finite(pipe.appearance.name, vars(pair.conditioning))
 
 # %% ../../nbs/model/16_pipeline.ipynb #69e8937e
 def rematch(
@@ -172,8 +179,8 @@ def denoise(
     latents: Tensor,  # [B,C,h,w] noise
     num_inference_steps: int,  # denoising steps
     guidance_scale: float = 1.0,  # 1: none
-    prompt: str = "",  # text, where the base model has it
-    negative_prompt: str = "",  # text of the prediction that guidance moves away from
+    prompt: str | None = "",  # text, where the base model has it
+    negative_prompt: str | None = "",  # text of the prediction that guidance moves away from
     generator: Any = None,  # for schedulers that add noise
     progress: bool = True,  # show a bar
     callback_on_step_end: Callable | None = None,  # (pipe, step, t, {'latents': ...}) -> what it changes, or None
@@ -181,7 +188,8 @@ def denoise(
 ) -> Tensor:  # [B,C,h,w]
     "The denoising loop."
     n, scheduler = len(latents), pipe.scheduler
-    text, negative = pipe.encode_prompt(n, prompt), pipe.encode_prompt(n, negative_prompt)
+    text = pipe.encode_prompt(n, prompt or "")
+    negative = pipe.encode_prompt(n, negative_prompt or "") if guidance_scale != 1 else None
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     options, last = _step_options(scheduler, generator), len(scheduler.timesteps) - 1
     with pipe.progress_bar(total=last + 1) if progress else nullcontext() as bar:
@@ -191,13 +199,12 @@ def denoise(
             if guidance_scale != 1:
                 without = pipe.unet(x, t, encoder_hidden_states=negative).sample
                 prediction = without + guidance_scale * (prediction - without)
-            done = scheduler.step(prediction, t, latents, **options)
-            latents, portrait = done.prev_sample, getattr(done, "pred_original_sample", None)
+            latents = scheduler.step(prediction, t, latents, **options).prev_sample
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(pipe, step, t, dict(latents=latents)) or {}
                 latents = changed.get("latents", latents)
-            if match_again and step < last and portrait is not None:
-                rematch(pipe, pair, portrait)
+            if match_again and step < last:
+                rematch(pipe, pair, predicted_image(scheduler, x, t, prediction))
             if bar is not None:
                 bar.update()
     return ensure_finite("The UNet", latents)
@@ -219,9 +226,10 @@ def check_inputs(
     output_type: str,  # 'pt', 'pil' or 'latent'
     num_inference_steps: int,  # denoising steps
     guidance_scale: float,  # 1: none
-    prompt: str,  # text
-    negative_prompt: str,  # text of what to move away from
+    prompt: str | None,  # text
+    negative_prompt: str | None,  # text of what to move away from
     flow: Tensor | None = None,  # instead of the Matching Net's
+    use_flow: bool = True,  # warp the profile
 ) -> None:
     "Refuse what a pipeline cannot do, in one line."
     if pipe.appearance is None:
@@ -238,6 +246,9 @@ def check_inputs(
         raise PipelineError("A negative prompt counts only with guidance: set guidance_scale (--guidance) above 1")
     if flow is not None and (flow.ndim != 4 or flow.shape[1] != 2):
         raise PipelineError(f"flow must have shape [B,2,h,w], not {list(flow.shape)}")
+    if pipe.appearance.needs_flow and not use_flow:
+        kind = type(pipe.appearance).__name__
+        raise PipelineError(f"{kind} was never trained without a flow: leave use_flow=True, or pass a flow")
 
 # %% ../../nbs/model/16_pipeline.ipynb #f991f404
 class ICPortraitPipeline(MatchingPipeline):
@@ -251,25 +262,28 @@ class ICPortraitPipeline(MatchingPipeline):
         mask_ratio: float = 0.8,  # share of the lighting image that is masked out, in [0,1]
         mask_patch: int = 1,  # side of a mask patch, pixels
         fill: str = "interpolate",  # what the gaps hold: 'interpolate' or 'grey'
-        num_inference_steps: int = 15,  # denoising steps
+        num_inference_steps: int | None = None,  # denoising steps; None: what the portrait's net was made for
         guidance_scale: float = 1.0,  # above 1: further away from what the base model makes without F_ref
         generator=None,  # torch.Generator of mask and noise, or a list of one per image
-        use_flow: bool = True,  # False: no warped identity, light only
+        use_flow: bool = True,  # False: no warped identity, light only (Appearance Net)
         flow: Tensor | None = None,  # [B,2,*,*] instead of the Matching Net's
         confidence: Tensor | None = None,  # [B,1,*,*] of that flow
-        prompt: str = "",  # text, where the base model reads it
-        negative_prompt: str = "",  # text of what to move away from, with guidance
+        prompt: str | None = "",  # text, where the base model reads it
+        negative_prompt: str | None = "",  # text of what to move away from, with guidance
         output_type: str = "pt",  # 'pt', 'pil' or 'latent'
         progress: bool = True,  # show a bar
         callback_on_step_end: Callable | None = None,  # as in diffusers; `latents` is what it may change
     ) -> PortraitOutput:
         "Portraits of the profile's person in the pose and light of the lighting image."
-        check_inputs(self, output_type, num_inference_steps, guidance_scale, prompt, negative_prompt, flow)
+        if num_inference_steps is None:
+            num_inference_steps = getattr(self.appearance, "steps", 1)
+        texts = prompt, negative_prompt
+        check_inputs(self, output_type, num_inference_steps, guidance_scale, *texts, flow, use_flow)
         pair = encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator)
         if use_flow:
             add_flow(self, pair, flow, confidence)
         add_conditioning(self, pair)
-        steps = num_inference_steps, guidance_scale, prompt, negative_prompt, generator, progress, callback_on_step_end
+        steps = num_inference_steps, guidance_scale, *texts, generator, progress, callback_on_step_end
         again = use_flow and flow is None and self.matching_net is not None and self.appearance.matches_again
         images = denoise(self, pair, self.prepare_latents(len(pair), generator), *steps, match_again=again)
         if output_type != "latent":

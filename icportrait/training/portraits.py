@@ -17,11 +17,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..dataset.latents import weights_digest
+from ..dataset.latents import function_key, weights_digest
 from ..dataset.pairs import draw_lighting
-from ..dataset.profiles import ProfileSet, draw_scene, relit_images
+from ..dataset.profiles import ProfileSet, draw_scene
 from ..dataset.storage import bytes_to_normal
-from ..files import atomic_path, data_folder, digest
+from ..files import atomic_path, data_folder, digest, locked
 from ..images import resize
 from ..model.appearance import warp_profile
 from ..model.concatenation import Conditions, PortraitBatch
@@ -63,22 +63,23 @@ def draw_cases(
     return np.array(cases, np.int64)
 
 # %% ../../nbs/training/06_portraits.ipynb #ae460321
-def _lit(profiles: ProfileSet, view: int, scene: tuple[np.ndarray, np.ndarray]) -> Tensor:  # [3,S,S]
-    "A view in a scene."
-    light, background = scene
-    alpha = profiles.stored(view, "alpha")
-    return relit_images(profiles.olat(view), alpha, light[None], background[None])[0]
-
-
-def _views_to_match(profiles: ProfileSet, case: np.ndarray, mask: Callable, rng: np.random.Generator) -> list[Tensor]:
+def _views_to_match(
+    profiles: ProfileSet,
+    case: np.ndarray,  # [3] positions of profile, target and lighting image
+    size: int,  # px along a side of the images
+    mask: Callable,  # of the lighting image
+    rng: np.random.Generator,  # of lights, mask and blur
+) -> list[Tensor]:  # 3 x [3,S,S]
     "Profile, masked lighting image and blurred target of a case, in a random light."
     profile, target, lighting = map(int, case)
     given, wanted = draw_scene(rng), draw_scene(rng)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    masked, _ = mask(_lit(profiles, lighting, wanted), generator=generator)
-    sigma = rng.uniform(0.6, 2.0)
-    soft = gaussian_filter(_lit(profiles, target, wanted).numpy(), (0, sigma, sigma))
-    return [_lit(profiles, profile, given), masked, torch.from_numpy(soft)]
+    shown = resize(profiles.image(lighting, *wanted)[None], size)[0]
+    masked, _ = mask(shown, generator=generator)
+    sigma = rng.uniform(0.6, 2.0) * size / 128
+    made = resize(profiles.image(target, *wanted)[None], size)[0]
+    soft = gaussian_filter(made.numpy(), (0, sigma, sigma))
+    return [resize(profiles.image(profile, *given)[None], size)[0], masked, torch.from_numpy(soft)]
 
 
 @torch.no_grad()
@@ -96,8 +97,8 @@ def find_matches(
     rng = np.random.default_rng([seed, 23])
     flows, confidences = [], []
     for chosen in tqdm(np.array_split(cases, -(-len(cases) // batch)), desc="matches", disable=not progress):
-        images = [_views_to_match(profiles, case, mask, rng) for case in chosen]
-        profile, *others = (resize(torch.stack(x), base.image_size) for x in zip(*images, strict=True))
+        images = [_views_to_match(profiles, case, base.image_size, mask, rng) for case in chosen]
+        profile, *others = (torch.stack(x) for x in zip(*images, strict=True))
         found = [match_images(base, profile, other, net) for other in others]
         flows.append(torch.stack([m.flow.float().cpu() for m in found], 1).half().numpy())
         confidences.append(torch.stack([m.confidence.float().cpu() for m in found], 1).half().numpy())
@@ -110,21 +111,24 @@ def stored_matches(
     profiles: ProfileSet,  # usually the training split
     per_pair: int = 2,  # see `draw_cases`
     seed: int = 0,  # of everything random
+    mask: Callable = mask_image,  # see `find_matches`
     cache: str | Path | None = None,  # where matches are stored; None: data/cache
-    **kwargs,  # of `draw_cases`: p_cross, p_mannequin, people; and `progress`, a bar
+    progress: bool = True,  # show a bar
+    **kwargs,  # of `draw_cases`: p_cross, p_mannequin, people
 ) -> StoredMatches:
     "The matches of a set, found if this is the first time."
-    progress = kwargs.pop("progress", True)
     cases = draw_cases(profiles, per_pair, seed, **kwargs)
-    made_of = [profiles.key, profiles.split, cases.tolist(), weights_digest(net), weights_digest(base.vae), seed]
+    weights = [weights_digest(x) for x in (net, base.vae, base.unet)]
+    made_of = [2, profiles.key, profiles.split, cases.tolist(), *weights, base.image_size, function_key(mask), seed]
     path = Path(cache or data_folder("cache")) / f"matches-{digest(made_of)[:12]}.npz"
-    if path.is_file():
-        with np.load(path) as arrays:
-            return StoredMatches(**arrays)
-    found = find_matches(base, net, profiles, cases, seed=seed, progress=progress)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temp, open(temp, "wb") as file:
-        np.savez(file, views=found.views, flow=found.flow, confidence=found.confidence)
+    with locked(path.with_name(f".{path.stem}.lock"), wait=-1):
+        if path.is_file():
+            with np.load(path) as arrays:
+                return StoredMatches(**arrays)
+        found = find_matches(base, net, profiles, cases, mask, seed, progress=progress)
+        with atomic_path(path) as temp, open(temp, "wb") as file:
+            np.savez(file, views=found.views, flow=found.flow, confidence=found.confidence)
     return found
 
 # %% ../../nbs/training/06_portraits.ipynb #adced708
@@ -175,10 +179,10 @@ def portrait_cases(
     columns: list[list] = []
     for profile, target, lighting in matches.views[rows]:
         given, wanted = draw_scene(rng), draw_scene(rng)
-        made = _lit(profiles, target, wanted)
-        shown = made if lighting == target else _lit(profiles, lighting, wanted)
+        made = profiles.image(target, *wanted)
+        shown = made if lighting == target else profiles.image(lighting, *wanted)
         harmonics = torch.from_numpy(light_harmonics(wanted[0]))
-        columns.append([_lit(profiles, profile, given), made, shown, harmonics, *_intrinsics(profiles, target)])
+        columns.append([profiles.image(profile, *given), made, shown, harmonics, *_intrinsics(profiles, target)])
     profile, target, lighting, harmonics, normal, albedo, mask = (torch.stack(x) for x in zip(*columns, strict=True))
     flow, confidence = (torch.from_numpy(x[rows]).float() for x in (matches.flow, matches.confidence))
     cases = PortraitCases(profile, target, lighting, flow, confidence, harmonics, normal, albedo, mask)

@@ -5,14 +5,17 @@
 # %% ../../nbs/world/13_relighting.ipynb #22ac4798
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..images import linear_to_srgb, srgb_to_linear
 from .rig import LIGHTS, Camera, camera_axes, direction
 
 # %% auto #0
-__all__ = ['EXPOSURE', 'MIRRORED_HARMONICS', 'relight', 'tone_map', 'inverse_tone_map', 'compose', 'light_from_direction',
-           'light_direction', 'random_light', 'spherical_harmonics', 'light_harmonics', 'harmonics_direction']
+__all__ = ['EXPOSURE', 'LUMINANCE', 'MIRRORED_HARMONICS', 'relight', 'tone_map', 'inverse_tone_map', 'compose',
+           'light_from_direction', 'light_direction', 'random_light', 'harmonic_terms', 'spherical_harmonics',
+           'light_harmonics', 'harmonics_direction']
 
 # %% ../../nbs/world/13_relighting.ipynb #5264d1bc
 def relight(
@@ -64,12 +67,14 @@ def light_from_direction(
     return (1.35 * weights[:, None] * np.float32(colour)).astype(np.float32)
 
 
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # by how much linear red, green and blue add to what the eye sees (BT.709)
+
+
 def light_direction(
     weights: np.ndarray,  # [L,3]
 ) -> np.ndarray:  # [3] unit vector
     "The mean direction from which light comes."
-    luminance = np.float32(weights) @ np.float32((0.2126, 0.7152, 0.0722))
-    mean = luminance @ LIGHTS
+    mean = np.float32(weights) @ np.float32(LUMINANCE) @ LIGHTS
     return mean / (np.linalg.norm(mean) + 1e-9)
 
 # %% ../../nbs/world/13_relighting.ipynb #8b51f96f
@@ -95,14 +100,22 @@ def random_light(
 MIRRORED_HARMONICS = np.float32((1, 1, 1, -1, -1, 1, 1, -1, 1))  # factors of a light with left and right exchanged
 
 
+def harmonic_terms(
+    x: Any,  # components of unit vectors: arrays or tensors of any one shape
+    y: Any,
+    z: Any,
+) -> list[Any]:  # nine of that shape
+    "The real spherical harmonics up to the second degree, in the order 1, y, z, x, xy, yz, 3z2-1, xz, x2-y2."
+    first = [0.282095 + 0 * x, 0.488603 * y, 0.488603 * z, 0.488603 * x]
+    second = [1.092548 * x * y, 1.092548 * y * z, 0.315392 * (3 * z * z - 1), 1.092548 * x * z]
+    return [*first, *second, 0.546274 * (x * x - y * y)]
+
+
 def spherical_harmonics(
     directions: np.ndarray,  # [N,3] unit vectors: x, y, z
 ) -> np.ndarray:  # [N,9]
-    "The real spherical harmonics up to the second degree, in the order 1, y, z, x, xy, yz, 3z2-1, xz, x2-y2."
-    x, y, z = np.float32(directions).T
-    first = [np.full_like(x, 0.282095), 0.488603 * y, 0.488603 * z, 0.488603 * x]
-    second = [1.092548 * x * y, 1.092548 * y * z, 0.315392 * (3 * z * z - 1), 1.092548 * x * z]
-    return np.stack([*first, *second, 0.546274 * (x * x - y * y)], 1)
+    "The nine `harmonic_terms` of directions."
+    return np.stack(harmonic_terms(*np.float32(directions).T), 1)
 
 
 def light_harmonics(
@@ -118,6 +131,5 @@ def harmonics_direction(
     coefficients: np.ndarray,  # [...,9,3]
 ) -> np.ndarray:  # [...,3] unit vectors
     "The mean direction from which a light of these harmonics comes: that of its first degree."
-    luminance = np.float32(coefficients) @ np.float32((0.2126, 0.7152, 0.0722))
-    mean = luminance[..., (3, 1, 2)]
+    mean = (np.float32(coefficients) @ np.float32(LUMINANCE))[..., (3, 1, 2)]
     return mean / (np.linalg.norm(mean, axis=-1, keepdims=True) + 1e-9)
