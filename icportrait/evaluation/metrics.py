@@ -89,9 +89,7 @@ def detail_ratio(
 ) -> Tensor:  # [B]
     "How much fine detail there is in images, as a share of the ground truth's."
     kernel = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], device=images.device)[None, None]
-    outside = F.pad(
-        (~mask.bool()).float(), (margin,) * 4, value=1.0
-    )  # what lies beyond the image's edge is none of it
+    outside = F.pad((~mask.bool()).float(), (margin,) * 4, value=1.0)  # beyond the image's edge is nothing
     inside = 1 - F.max_pool2d(outside, 2 * margin + 1, 1)
 
     def energy(x: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class AppearanceNet(ControlUNet):
     "The control net that gives identity and light, with the injector that takes them to the base model."
 
     name = "The Appearance Net"
+    snaps = False  # it was trained with the flows that were found
     steps = 15  # denoising steps unless a user asks for others
     needs_flow = False  # without one it makes the light alone
     matches_again = False  # it was trained with the flow of the masked lighting image alone
@@ -146,6 +147,10 @@ class AppearanceNet(ControlUNet):
         return self.injector(
             self.f_ref(z, masked, pair.visible_pixels, encoder_hidden_states, *flow, z_warped=pair.z_warped)
         )
+
+    def finish(self, images: Tensor, pair: Any) -> Tensor:  # [B,3,H,W] -> [B,3,H,W] in [0,1]
+        "Portraits as they are."
+        return images
 
     def predict(
         self,

@@ -14,21 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import AdapterModel
-from .control import ControlError, add_lora
+from .control import LORA_TARGETS, ControlError, add_lora
 from .correspondence import resize_map
 from .diffusion import add_noise, denoising_target, signal_and_noise
 from .fingerprint import Fingerprint, fingerprint
 from .injection import x0_residual_weight, zeroed
-from .light_reader import LightReader, light_loss
+from .light_reader import HARMONICS, LightReader, LitBlock, light_embedding, light_loss
+from .refiner import Refiner
 from ..world.relighting import harmonic_terms
 
 # %% auto #0
-__all__ = ['HARMONICS', 'LAMBERTIAN', 'irradiance', 'diffuse_image', 'ConditionEncoder', 'widened_unet', 'Conditions',
-           'ConcatConditioning', 'WidenedNet', 'ConcatenationNet', 'fit_linear_decoder', 'image_error', 'PortraitBatch',
-           'surface_loss', 'portrait_loss']
+__all__ = ['LAMBERTIAN', 'LORA_LAYERS', 'irradiance', 'diffuse_image', 'ConditionEncoder', 'widened_unet', 'Conditions',
+           'ConcatConditioning', 'WidenedNet', 'ConcatenationNet', 'as_lora', 'fit_linear_decoder', 'image_error',
+           'PortraitBatch', 'surface_loss', 'portrait_loss']
 
 # %% ../../nbs/model/13_concatenation.ipynb #ca2555af
-HARMONICS = 27  # numbers of a light: nine harmonics of three colours
 LAMBERTIAN = (math.pi, *[2 * math.pi / 3] * 3, *[math.pi / 4] * 5)  # by how much a matt surface blurs each harmonic
 
 
@@ -52,22 +52,6 @@ def diffuse_image(
     linear = torch.where(a <= 0.04045, a / 12.92, ((a.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
     return (1 - torch.exp(-exposure * linear * light)).clamp(1e-4, 1) ** (1 / 2.2)
 
-# %% ../../nbs/model/13_concatenation.ipynb #75fef27a
-class _LitBlock(nn.Module):
-    "A residual block, modulated by an embedding of the light; it begins as the identity."
-
-    def __init__(self, channels: int, embedding: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(16, channels), nn.GroupNorm(16, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
-        self.modulation = nn.Linear(embedding, 2 * channels)
-
-    def forward(self, x: Tensor, light: Tensor) -> Tensor:
-        scale, shift = self.modulation(light)[:, :, None, None].chunk(2, 1)
-        h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
-        return x + self.conv2(F.silu(h))
-
 # %% ../../nbs/model/13_concatenation.ipynb #ac212a8c
 class ConditionEncoder(nn.Module):
     "Conditions and light to features on the latents' grid, and to normals and albedo at twice its resolution."
@@ -79,13 +63,13 @@ class ConditionEncoder(nn.Module):
         blocks: int = 6,  # residual blocks, an even number
     ):
         super().__init__()
-        self.light = nn.Sequential(nn.Linear(HARMONICS, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
+        self.light = light_embedding()
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.before = nn.ModuleList(_LitBlock(width, 128) for _ in range(blocks // 2))
+        self.before = nn.ModuleList(LitBlock(width) for _ in range(blocks // 2))
         self.intrinsics = nn.Conv2d(width, 24, 3, padding=1)
         self.exposure = nn.Parameter(torch.tensor(-1.2))  # its logarithm
         self.surface = zeroed(nn.Conv2d(48, width, 3, padding=1))
-        self.after = nn.ModuleList(_LitBlock(width, 128) for _ in range(blocks // 2))
+        self.after = nn.ModuleList(LitBlock(width) for _ in range(blocks // 2))
         self.norm_out = nn.GroupNorm(16, width)
 
     def forward(
@@ -156,8 +140,14 @@ class ConcatConditioning:
     surface: Tensor  # [B,6,2h,2w] predicted normals, in the world's axes, and albedo, sRGB
 
 # %% ../../nbs/model/13_concatenation.ipynb #6e303f5b
+LORA_LAYERS = (  # all but those that are widened
+    *(*LORA_TARGETS, "conv_shortcut", "proj_in", "proj_out", "net.0.proj", "net.2", "time_emb_proj", "conv"),
+    *("linear_1", "linear_2", "conv_out"),
+)
+
+
 class WidenedNet(AdapterModel):
-    "A widened copy of a base's UNet, a light reader and a condition encoder, stored as an adapter."
+    "A widened copy of a base's UNet, a light reader, a condition encoder and a refiner, stored as an adapter."
 
     def __init__(
         self,
@@ -165,6 +155,7 @@ class WidenedNet(AdapterModel):
         rank: int = 0,  # LoRA rank of the UNet's layers; 0: all its weights are trained
         width: int = 128,  # channels of the condition encoder
         blocks: int = 6,  # its residual blocks
+        refine: bool = True,  # have a `Refiner` for what it makes
         seed: int = 0,  # of all that does not come from the base
         base: Fingerprint | None = None,  # of the whole base, as `fingerprint` gives it; None: of its UNet alone
     ):
@@ -174,7 +165,7 @@ class WidenedNet(AdapterModel):
             raise ControlError(f"width must be a multiple of 16, not {width}")
         if blocks < 2 or blocks % 2:
             raise ControlError(f"blocks must be even and at least 2, not {blocks}")
-        super().__init__(dict(rank=rank, width=width, blocks=blocks), base or fingerprint(unet))
+        super().__init__(dict(rank=rank, width=width, blocks=blocks, refine=refine), base or fingerprint(unet))
         latents = unet.config.in_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -182,8 +173,9 @@ class WidenedNet(AdapterModel):
             self.reader = LightReader()
             self.encoder = ConditionEncoder(3 * latents + 2, width, blocks)
             self.x0_residual = zeroed(nn.Conv2d(width, latents, 3, padding=1))
+            self.refiner = Refiner() if refine else None
         if rank:
-            add_lora(self.unet, rank, seed=seed)
+            add_lora(self.unet, rank, LORA_LAYERS, seed)
             for layer in (self.unet.conv_in, self.unet.time_embedding.cond_proj):
                 layer.requires_grad_(True)
         self.to(unet.device)
@@ -206,9 +198,10 @@ class ConcatenationNet(WidenedNet):
     "The denoiser of portraits."
 
     name = "The Concatenation Net"
-    steps = 2  # denoising steps unless a user asks for others
+    steps = 1  # denoising steps unless a user asks for others
     needs_flow = True  # a profile is always warped in its training
     matches_again = True  # below the last noise level it was trained with the flow of a portrait
+    snaps = True  # a flow that hardly moves was the identity in its training
 
     def read_light(self, conditions: Conditions) -> Tensor:  # [B,9,3]
         "The harmonics of the light that the masked lighting image shows."
@@ -228,6 +221,12 @@ class ConcatenationNet(WidenedNet):
         given = z, pair.z_warped, z_masked, pair.found_confidence, pair.visible_pixels, pair.masked.to(z.device)
         return self.condition(Conditions(*given))
 
+    def finish(self, images: Tensor, pair: Any) -> Tensor:  # [B,3,H,W] -> [B,3,H,W] in [0,1]
+        "Portraits with the details of the warped profile of their `PortraitPair`."
+        found = pair.warped.to(images), pair.confidence.to(images)
+        refined = self.refiner(images, *found, pair.conditioning.light)
+        return refined.clamp(0, 1).to(images)
+
     def predict(
         self,
         base: Any,  # a `DiffusionModel`, or whatever has its `scheduler`
@@ -241,6 +240,34 @@ class ConcatenationNet(WidenedNet):
         light = conditioning.light.flatten(1).to(noisy)
         out = self.unet(x, t, encoder_hidden_states=encoder_hidden_states, timestep_cond=light).sample
         return out + (x0_residual_weight(base.scheduler, t, out) * conditioning.x0_residual).to(out)
+
+# %% ../../nbs/model/13_concatenation.ipynb #0eccdf58
+@torch.no_grad()
+def as_lora(
+    net: ConcatenationNet,  # trained whole: its rank is 0
+    unet: Any,  # the base's UNet
+    rank: int,  # of each layer's LoRA
+) -> ConcatenationNet:  # on the same base
+    "The net of LoRA that comes nearest to a net, layer by layer."
+    small = ConcatenationNet(unet, **(net.config | dict(rank=rank)), base=net.base)
+    theirs, ours = dict(net.named_parameters()), dict(small.named_parameters())
+    for name, p in ours.items():
+        if name in theirs and p.requires_grad:
+            p.copy_(theirs[name])
+    for name, down in ours.items():
+        if ".lora_A." not in name:
+            continue
+        layer, up = name.split(".lora_A.")[0], ours[name.replace(".lora_A.", ".lora_B.")]
+        before = unet.get_parameter(f"{layer.removeprefix('unet.')}.weight")
+        change = theirs[f"{layer}.weight"].float() - before.float()
+        left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
+        k = min(rank, len(values))
+        scale = values[:k].sqrt()
+        up.zero_()
+        down.zero_()
+        up.flatten(1)[:, :k] = left[:, :k] * scale
+        down.flatten(1)[:k] = scale[:, None] * right[:k]
+    return small.eval()
 
 # %% ../../nbs/model/13_concatenation.ipynb #93bdd65b
 @torch.no_grad()

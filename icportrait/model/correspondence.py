@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'local_soft_argmax', 'cycle_error',
-           'match_evidence', 'flow_from_cost', 'resize_ground_truth', 'bilinear_targets', 'correspondence_loss',
-           'consensus', 'neighbourhood_consensus', 'end_point_error', 'pck']
+__all__ = ['cost_volume', 'identity_flow', 'warp', 'resize_flow', 'resize_map', 'displacement', 'snap_to_identity',
+           'local_soft_argmax', 'cycle_error', 'match_evidence', 'flow_from_cost', 'resize_ground_truth',
+           'bilinear_targets', 'correspondence_loss', 'consensus', 'neighbourhood_consensus', 'end_point_error', 'pck']
 
 # %% ../../nbs/model/09_correspondence.ipynb #85bcbeb5
 def cost_volume(
@@ -86,6 +86,29 @@ def resize_map(
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+
+# %% ../../nbs/model/09_correspondence.ipynb #914bfd80
+def displacement(
+    flow: Tensor,  # [B,2,h,w] target grid, in [-1,1]
+    confidence: Tensor,  # [B,1,h,w] in [0,1]
+) -> Tensor:  # [B] in the same units: the image's side is 2
+    "How far a flow moves, by the median of its cells, each as heavy as it is sure."
+    moved = (flow - identity_flow(1, flow.shape[-2:], flow.device)).float().norm(dim=1).flatten(1)
+    order = moved.argsort(1)
+    weight = confidence.float().flatten(1).gather(1, order).cumsum(1)
+    middle = (weight >= weight[:, -1:] / 2).int().argmax(1, keepdim=True)
+    return moved.gather(1, order.gather(1, middle))[:, 0]
+
+
+def snap_to_identity(
+    flow: Tensor,  # [B,2,h,w] target grid, in [-1,1]
+    confidence: Tensor,  # [B,1,h,w] in [0,1]
+    within: float = 0.05,  # median displacement below which two views are one; 0.05: 3.2 px of 128
+) -> tuple[Tensor, Tensor]:  # flow and confidence
+    "The identity, sure everywhere, for samples whose flow hardly moves; the others as they are."
+    same = (displacement(flow, confidence) < within)[:, None, None, None]
+    identity = identity_flow(1, flow.shape[-2:], flow.device).to(flow)
+    return torch.where(same, identity, flow), torch.where(same, torch.ones_like(confidence), confidence)
 
 # %% ../../nbs/model/09_correspondence.ipynb #a3da7829
 def _window(index: Tensor, size: Sequence[int], radius: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from .adapters import AdapterError
 from .appearance import warp_profile
 from .base import DiffusionModel, load_base
 from .components import PortraitComponents, load_net, settle
-from .correspondence import resize_flow, resize_map
+from .correspondence import resize_flow, resize_map, snap_to_identity
 from .descriptors import EncodedImages
 from .diffusion import predicted_image
 from .inputs import PipelineError, as_images, check_generators, ensure_finite, paired
@@ -119,6 +119,13 @@ def set_flow(
     pair.z_warped = pipe.encode_images(pair.warped)
 
 
+def _set_found_flow(pipe: Any, pair: PortraitPair, flow: Tensor, confidence: Tensor) -> None:
+    "Warp the profile by what the Matching Net found."
+    if pipe.appearance.snaps:
+        flow, confidence = snap_to_identity(flow, confidence)
+    set_flow(pipe, pair, flow, confidence)
+
+
 def add_flow(
     pipe: Any,  # an `ICPortraitPipeline`
     pair: PortraitPair,  # gets flow, confidence and warped profile
@@ -128,7 +135,7 @@ def add_flow(
     "Find the flow of a pair, or take the given one, and warp its profile."
     if flow is None:
         m = match_pair(pipe, pair)
-        return set_flow(pipe, pair, m.flows[-2], m.confidences[-2])
+        return _set_found_flow(pipe, pair, m.flows[-2], m.confidences[-2])
     flow = flow.to(pair.encoded_profile.latents.device).expand(len(pair), -1, -1, -1).float()
     confidence = torch.ones_like(flow[:, :1]) if confidence is None else confidence.to(flow)
     flow = torch.where(torch.isfinite(flow), flow, 0.0)
@@ -155,16 +162,15 @@ def add_conditioning(
 # %% ../../nbs/model/16_pipeline.ipynb #69e8937e
 def rematch(
     pipe: Any,  # an `ICPortraitPipeline`
-    pair: PortraitPair,  # gets another flow, warped profile and conditioning
-    portrait: Tensor,  # [B,C,h,w] latents of the portrait so far
+    pair: PortraitPair,  # gets another flow and warped profile
+    portrait: Tensor,  # [B,3,H,W] the portrait so far, in [0,1]
 ) -> None:
-    "Match the profile with the portrait so far, and condition on that."
-    image = pipe.encode_fully(pipe.decode_latents(portrait).clamp(0, 1))
+    "Match the profile with the portrait so far."
+    image = pipe.encode_fully(portrait)
     m = pipe.matching_net.match(pair.encoded_profile, image, pipe.encode_prompt(len(pair)))
     for x in (m.flow, m.confidence):
         ensure_finite("The Matching Net", x)
-    set_flow(pipe, pair, m.flow, m.confidence)
-    add_conditioning(pipe, pair)
+    _set_found_flow(pipe, pair, m.flow, m.confidence)
 
 # %% ../../nbs/model/16_pipeline.ipynb #b0da264e
 def _step_options(scheduler: Any, generator: Any) -> dict:
@@ -204,7 +210,8 @@ def denoise(
                 changed = callback_on_step_end(pipe, step, t, dict(latents=latents)) or {}
                 latents = changed.get("latents", latents)
             if match_again and step < last:
-                rematch(pipe, pair, predicted_image(scheduler, x, t, prediction))
+                rematch(pipe, pair, pipe.decode_latents(predicted_image(scheduler, x, t, prediction)))
+                add_conditioning(pipe, pair)
             if bar is not None:
                 bar.update()
     return ensure_finite("The UNet", latents)
@@ -288,6 +295,9 @@ class ICPortraitPipeline(MatchingPipeline):
         images = denoise(self, pair, self.prepare_latents(len(pair), generator), *steps, match_again=again)
         if output_type != "latent":
             images = self.decode_latents(images)
+            if again:
+                rematch(self, pair, images)
+            images = self.appearance.finish(images, pair)
         if output_type == "pil":
             images = [to_pil(x.cpu()) for x in images]
         return PortraitOutput(images, pair.flow, pair.confidence, pair.warped, pair.masked)
