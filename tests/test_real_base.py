@@ -307,12 +307,14 @@ def test_stages(base, tmp_path):
         people=2,
         per_pair=1,
         cases=2,
+        refiner_steps=2,
         sampling_steps=2,
         validate_every=2,
     )
-    assert portraits["steps"] == 2 and portraits["portrait"]["detail"] > 0
+    assert portraits["steps"] == 2 and math.isfinite(portraits["portrait"]["light_error_deg"])
     pipe = load_pipeline(base, tmp_path / "train_matching" / "adapter", tmp_path / "train_portraits" / "adapter")
-    assert type(pipe.appearance).__name__ == "ConcatenationNet" and pipe.appearance.matches_again
+    learned = [pipe.appearance.refiner.conv_out, pipe.appearance.x0_residual]
+    assert all(layer.weight.abs().max() > 0 for layer in learned), "both trainings left something"
     judged = run(
         "evaluate_base",
         samples=16,

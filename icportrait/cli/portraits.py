@@ -37,7 +37,7 @@ Negative = Annotated[str, typer.Option(help="Text of what to move away from, wit
 GUIDANCE_HELP = "Above 1: further away from what the base makes without the two images."
 GuidanceOption = Annotated[float, typer.Option(min=0, max=100, help=GUIDANCE_HELP)]
 Seed = Annotated[int, typer.Option(help="Of mask and noise.")]
-STEPS_HELP = "Denoising steps; by default 2 on the small base and 15 on others."
+STEPS_HELP = "Denoising steps; by default those that the card of the portrait's net names."
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help=STEPS_HELP)]
 Mask = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the lighting image that is masked out.")]
 
@@ -83,11 +83,6 @@ def _generator(seed: int):
     return torch.Generator().manual_seed(seed)
 
 
-def _steps(steps: int | None, base: str) -> int | None:
-    "Denoising steps: those that were asked for; two on the small base; None: what the portrait's net was made for."
-    return 2 if steps is None and base == "small" else steps
-
-
 def _make(profile, lighting, out: Path, pipe, seed: int, **options):
     "Make one portrait and write it."
     from icportrait.images import save_image
@@ -120,7 +115,7 @@ def portrait(
     out = check_output_path(out)
     person = load_image(profile, None)
     lighting = load_image(light, None)
-    options = dict(num_inference_steps=_steps(steps, base), mask_ratio=mask, guidance_scale=guidance)
+    options = dict(num_inference_steps=steps, mask_ratio=mask, guidance_scale=guidance)
     options |= dict(prompt=prompt, negative_prompt=negative_prompt)
     _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, **options)
 
@@ -328,6 +323,6 @@ def relight(
     out = check_output_path(out)
     person = load_image(image, None)
     lighting = load_image(like, None) if like else _mannequin(_direction(towards), yaw, pitch)
-    options = dict(num_inference_steps=_steps(steps, base), mask_ratio=mask, guidance_scale=guidance)
+    options = dict(num_inference_steps=steps, mask_ratio=mask, guidance_scale=guidance)
     options |= dict(prompt=prompt, negative_prompt=negative_prompt)
     _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, **options)

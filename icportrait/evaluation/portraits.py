@@ -271,8 +271,8 @@ def _light_values(made: Tensor, ground_truth: Tensor, profiles: ProfileSet, prot
 # %% ../../nbs/evaluation/05_portraits.ipynb #73a6941b
 def _similarities(encoder: IdentityEncoder, made: Tensor, questions: Questions) -> dict[str, Tensor]:
     "Cosines of a portrait's embedding with those of the ground truth and of the lighting image."
-    ours, truth, lighting = (embed(encoder, x) for x in (made, questions.ground_truth, questions.lighting))
-    return dict(similarity=(ours * truth).sum(1), similarity_lighting_image=(ours * lighting).sum(1))
+    ours, wanted, lighting = (embed(encoder, x) for x in (made, questions.ground_truth, questions.lighting))
+    return dict(similarity=(ours * wanted).sum(1), similarity_lighting_image=(ours * lighting).sum(1))
 
 
 def colour_error(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEP', 'NOT_STORED', 'AdapterError', 'read_adapter_config', 'in_8_bits', 'from_8_bits', 'read_adapter_weights',
            'read_card', 'setting_types', 'read_settings', 'check_base', 'check_names', 'write_adapter', 'NetOnUNet',
-           'AdapterModel', 'check_kind', 'build_net']
+           'AdapterModel', 'PortraitNet', 'check_kind', 'build_net']
 
 # %% ../../nbs/model/07_adapters.ipynb #80d2e4f7
 import json
@@ -106,8 +106,9 @@ def from_8_bits(
         if name.endswith(STEP) and name.removesuffix(STEP) in small:
             continue
         step = small.get(name + STEP)
-        whole = w.dtype == torch.int8 and step is not None and step.shape == w.shape[:1]
-        weights[name] = w.float() * step.float().view(-1, *[1] * (w.ndim - 1)) if whole else w
+        if w.dtype == torch.int8 and step is not None and step.shape == w.shape[:1]:
+            w = w.float() * step.float().view(-1, *[1] * (w.ndim - 1))
+        weights[name] = w
     return weights
 
 # %% ../../nbs/model/07_adapters.ipynb #f454020b
@@ -282,6 +283,20 @@ class AdapterModel(NetOnUNet):
     def from_folder(cls, base: Any, folder: str | Path, rebase: bool = False, **kwargs) -> Self:
         "The net of a folder on a base (a `DiffusionModel`, or its UNet alone); keywords replace stored settings."
         return build_net(cls, base, folder, rebase, kwargs)
+
+# %% ../../nbs/model/07_adapters.ipynb #e47d0f59
+class PortraitNet:
+    "What a pipeline wants to know of a net that makes portraits."
+
+    name = "The portrait's net"  # in errors
+    steps = 15  # denoising steps, unless its card or a user names others
+    needs_flow = False  # it was never trained without one
+    matches_again = False  # it was trained with the flows of portraits so far, too
+    snaps = False  # it was trained with the identity in place of flows that hardly move
+
+    def finish(self, images: Tensor, pair: Any) -> Tensor:  # [B,3,H,W] -> [B,3,H,W] in [0,1]
+        "Decoded portraits of a `PortraitPair`, finished."
+        return images
 
 # %% ../../nbs/model/07_adapters.ipynb #d0b7a492
 def check_kind(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adapters import PortraitNet
 from .control import ControlError, ControlUNet
 from .correspondence import identity_flow, resize_flow, resize_map, warp
 from .diffusion import add_noise, denoising_loss, denoising_target, encode
@@ -86,14 +87,10 @@ def _check_choice(name: str, value: str, *allowed: str) -> None:
         raise ControlError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
 
 # %% ../../nbs/model/13_appearance.ipynb #20e58196
-class AppearanceNet(ControlUNet):
+class AppearanceNet(PortraitNet, ControlUNet):
     "The control net that gives identity and light, with the injector that takes them to the base model."
 
     name = "The Appearance Net"
-    snaps = False  # it was trained with the flows that were found
-    steps = 15  # denoising steps unless a user asks for others
-    needs_flow = False  # without one it makes the light alone
-    matches_again = False  # it was trained with the flow of the masked lighting image alone
 
     def __init__(
         self,
@@ -147,10 +144,6 @@ class AppearanceNet(ControlUNet):
         return self.injector(
             self.f_ref(z, masked, pair.visible_pixels, encoder_hidden_states, *flow, z_warped=pair.z_warped)
         )
-
-    def finish(self, images: Tensor, pair: Any) -> Tensor:  # [B,3,H,W] -> [B,3,H,W] in [0,1]
-        "Portraits as they are."
-        return images
 
     def predict(
         self,

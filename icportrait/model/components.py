@@ -147,7 +147,7 @@ def few_step_sampler(
     scheduler: Any,  # of a base
 ) -> Any:  # itself if it is one
     "A DDIM sampler with the same noise schedule, whose first step is at the last noise level."
-    if isinstance(scheduler, DDIMScheduler) and scheduler.config.timestep_spacing == "trailing":
+    if isinstance(scheduler, DDIMScheduler) and scheduler.config["timestep_spacing"] == "trailing":
         return scheduler
     return DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing", clip_sample=False)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters import AdapterModel
+from .adapters import AdapterModel, PortraitNet
 from .control import LORA_TARGETS, ControlError, add_lora
 from .correspondence import resize_map
 from .diffusion import add_noise, denoising_target, signal_and_noise
@@ -100,14 +100,14 @@ def widened_unet(
     if own.get("time_cond_proj_dim"):
         raise ControlError("this base's time embedding has a condition of its own: use one without (no LCM)")
     latents = own["in_channels"]
-    copy = type(unet).from_config(own | dict(in_channels=latents + extra_channels, time_cond_proj_dim=light))
+    wider = own | dict(in_channels=latents + extra_channels, time_cond_proj_dim=light)
+    copy = type(unet).from_config(wider).to(unet.device)
     weights = dict(unet.state_dict())
     wide = torch.zeros_like(copy.conv_in.weight)
     wide[:, :latents] = weights["conv_in.weight"]
     weights["conv_in.weight"] = wide
     weights["time_embedding.cond_proj.weight"] = torch.zeros_like(copy.time_embedding.cond_proj.weight)
     copy.load_state_dict(weights)
-    copy = copy.to(unet.device)
     return copy if copy.dtype == unet.dtype else copy.to(unet.dtype)
 
 # %% ../../nbs/model/13_concatenation.ipynb #ba84a86e
@@ -186,15 +186,15 @@ class WidenedNet(AdapterModel):
         if not self.config["rank"]:
             return named
         new = ("unet.conv_in.", "unet.time_embedding.cond_proj.")
-        kept = [n for n in named if ".lora_" in n or n.startswith(new) or not n.startswith("unet.")]
-        return {n.replace(".default.", "."): named[n] for n in kept}
+        stored = [n for n in named if ".lora_" in n or n.startswith(new) or not n.startswith("unet.")]
+        return {n.replace(".default.", "."): named[n] for n in stored}
 
     def share_with(self, unet: Any) -> Self:
         "The net itself: it shares no weight with the base."
         return self
 
 # %% ../../nbs/model/13_concatenation.ipynb #180a6ddb
-class ConcatenationNet(WidenedNet):
+class ConcatenationNet(PortraitNet, WidenedNet):
     "The denoiser of portraits."
 
     name = "The Concatenation Net"
@@ -223,6 +223,8 @@ class ConcatenationNet(WidenedNet):
 
     def finish(self, images: Tensor, pair: Any) -> Tensor:  # [B,3,H,W] -> [B,3,H,W] in [0,1]
         "Portraits with the details of the warped profile of their `PortraitPair`."
+        if self.refiner is None:
+            return images
         found = pair.warped.to(images), pair.confidence.to(images)
         refined = self.refiner(images, *found, pair.conditioning.light)
         return refined.clamp(0, 1).to(images)
@@ -249,7 +251,8 @@ def as_lora(
     rank: int,  # of each layer's LoRA
 ) -> ConcatenationNet:  # on the same base
     "The net of LoRA that comes nearest to a net, layer by layer."
-    small = ConcatenationNet(unet, **(net.config | dict(rank=rank)), base=net.base)
+    settings: dict[str, Any] = net.config | dict(rank=rank)
+    small = ConcatenationNet(unet, **settings, base=net.base)
     theirs, ours = dict(net.named_parameters()), dict(small.named_parameters())
     for name, p in ours.items():
         if name in theirs and p.requires_grad:

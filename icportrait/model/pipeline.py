@@ -32,7 +32,7 @@ from .stitching import mask_image
 
 # %% auto #0
 __all__ = ['PortraitPair', 'encode_pair', 'match_pair', 'MatchingPipeline', 'set_flow', 'add_flow', 'add_conditioning', 'rematch',
-           'denoise', 'PortraitOutput', 'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
+           'denoise', 'PortraitOutput', 'default_steps', 'check_inputs', 'ICPortraitPipeline', 'load_pipeline']
 
 # %% ../../nbs/model/16_pipeline.ipynb #25bd8265
 @dataclass
@@ -228,6 +228,13 @@ class PortraitOutput(BaseOutput):
     masked: Tensor | None = None  # [B,3,H,W] the masked lighting image, as the nets read it
 
 
+def default_steps(
+    net: Any,  # the portrait's net, or None
+) -> int:
+    "Denoising steps unless a user asks for others: those that the net's card names, or what its kind needs."
+    return 1 if net is None else net.card.get("sampling_steps", net.steps)
+
+
 def check_inputs(
     pipe: Any,  # an `ICPortraitPipeline`
     output_type: str,  # 'pt', 'pil' or 'latent'
@@ -283,7 +290,7 @@ class ICPortraitPipeline(MatchingPipeline):
     ) -> PortraitOutput:
         "Portraits of the profile's person in the pose and light of the lighting image."
         if num_inference_steps is None:
-            num_inference_steps = getattr(self.appearance, "steps", 1)
+            num_inference_steps = default_steps(self.appearance)
         texts = prompt, negative_prompt
         check_inputs(self, output_type, num_inference_steps, guidance_scale, *texts, flow, use_flow)
         pair = encode_pair(self, profile, lighting, mask_ratio, mask_patch, fill, generator)

@@ -237,10 +237,10 @@ def refiner_batch(
     profile, target, lighting, shown = (
         resize(x, size) for x in (cases.profile, cases.target, cases.lighting, cases.mask)
     )
-    pair = encode_pair(pipe, profile, lighting, generator=generator, **masking)
+    pair: Any = encode_pair(pipe, profile, lighting, generator=generator, **masking)
     add_flow(pipe, pair, *cases.matches(device)[0])
     add_conditioning(pipe, pair)
     portrait = pipe.decode_latents(denoise(pipe, pair, pipe.prepare_latents(len(cases), generator), 1, progress=False))
     rematch(pipe, pair, portrait)
-    found = pair.warped.float(), pair.confidence, pair.conditioning.light
-    return RefinerBatch(portrait, *found, target.to(device), shown.to(device))
+    light = pair.conditioning.light
+    return RefinerBatch(portrait, pair.warped, pair.confidence, light, target.to(device), shown.to(device))
