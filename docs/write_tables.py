@@ -72,6 +72,33 @@ def demo_table() -> str:
     return table(rows)
 
 
+def portraits_table() -> str:
+    "Three tasks on the test set, with what the best possible and the laziest answers have."
+    found = figures("portraits")
+    tasks = dict(portrait="another's image", portrait_mannequin="a mannequin's image", relighting="relighting")
+    names = {
+        "psnr": "PSNR, dB",
+        "psnr_head": "on the head",
+        "psnr_copy_profile": "of the copied profile",
+        "ssim": "SSIM",
+        "light_error_deg": "light error, degrees (median)",
+        "light_error_deg_ceiling": "of the ground truth",
+        "light_error_deg_constant_light": "of a constant light",
+        "rank1": f"rank-1 of {found['identities']}",
+        "rank1_ceiling": "of the ground truth",
+        "rank1_lighting_person": "the lighting image's person",
+        "similarity": "likeness to the ground truth, cosine",
+        "similarity_lighting_image": "to the lighting image",
+        "colour_error_skin": "colour of the skin, ΔE",
+        "colour_error_hair": "of the hair",
+        "detail": "detail over the ground truth's",
+    }
+    rows = [(title, *(with_interval(found[task], name) for task in tasks)) for name, title in names.items()]
+    coded = found["autoencoder"]
+    text = f"The ground truth through the autoencoder: {with_interval(coded, 'psnr')} dB, detail "
+    return table(rows, ("figure", *tasks.values())) + f"\n\n{text}{with_interval(coded, 'detail')}."
+
+
 def matchers_table() -> str:
     "The Matching Net beside its baselines, masked and whole."
     found = figures("matchers")["matchers"]
@@ -135,7 +162,7 @@ def table(rows: list[tuple], head: tuple = ("what", "figure", "controls")) -> st
 
 def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
-    tables = dict(demo=demo_table, matchers=matchers_table, base=base_table)
+    tables = dict(demo=demo_table, portraits=portraits_table, matchers=matchers_table, base=base_table)
     tables |= dict(learner=learner_table, photographs=photographs_table)
     for name, write in tables.items():
         text, found = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
