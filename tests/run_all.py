@@ -61,9 +61,9 @@ def run_step(name: str, output: Any = None, env: dict[str, str] | None = None) -
     for command in STEPS[name]:
         done = subprocess.run(command, cwd=ROOT, env=env or ENV, stdout=output, stderr=subprocess.STDOUT)
         if done.returncode:
-            print(f"== {name}: failed: {' '.join(command)}", flush=True)
+            print(f"== {name}: failed: {' '.join(command)}", file=output, flush=True)
             return done.returncode
-    print(f"== {name}: passed in {time.time() - start:.0f} s", flush=True)
+    print(f"== {name}: passed in {time.time() - start:.0f} s", file=output, flush=True)
     return 0
 
 
@@ -74,7 +74,7 @@ def run_lane(names: Sequence[str]) -> int:
         with tempfile.TemporaryFile("w+") as log:
             status = run_step(name, log, half)
             log.seek(0)
-            print(f"== {name}\n{log.read()}", end="", flush=True)
+            print(log.read(), end="", flush=True)
         if status:
             return status
     return 0

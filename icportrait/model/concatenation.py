@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import AdapterModel, PortraitNet
-from .control import LORA_TARGETS, ControlError, add_lora
+from .control import ControlError, add_lora
 from .correspondence import resize_map
 from .diffusion import add_noise, denoising_target, signal_and_noise
 from .fingerprint import Fingerprint, fingerprint
 from .injection import x0_residual_weight, zeroed
 from .light_reader import HARMONICS, LightReader, LitBlock, light_embedding, light_loss
+from .matching import EVERY_LAYER
 from .refiner import Refiner
 from ..world.relighting import harmonic_terms
 
@@ -140,10 +141,7 @@ class ConcatConditioning:
     surface: Tensor  # [B,6,2h,2w] predicted normals, in the world's axes, and albedo, sRGB
 
 # %% ../../nbs/model/13_concatenation.ipynb #6e303f5b
-LORA_LAYERS = (  # all but those that are widened
-    *(*LORA_TARGETS, "conv_shortcut", "proj_in", "proj_out", "net.0.proj", "net.2", "time_emb_proj", "conv"),
-    *("linear_1", "linear_2", "conv_out"),
-)
+LORA_LAYERS = (*EVERY_LAYER, "linear_1", "linear_2", "conv_out")  # all but those that are widened
 
 
 class WidenedNet(AdapterModel):
