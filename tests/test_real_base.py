@@ -438,7 +438,8 @@ def test_out_of_memory(faces, tmp_path, monkeypatch, error):
     )
 
 
-def test_decoder_alone(tmp_path):
+@pytest.mark.parametrize("adversarial", [0.0, 0.5])
+def test_decoder_alone(adversarial, tmp_path):
     "`encoder_learns=False` leaves the latents what they were, and the images not."
     from icportrait.model.base import load_base
 
@@ -450,6 +451,7 @@ def test_decoder_alone(tmp_path):
         autoencoder_steps=2,
         autoencoder_batch=2,
         encoder_learns=False,
+        adversarial=adversarial,
         unet_steps=0,
         lights_per_view=1,
     )
@@ -464,6 +466,8 @@ def test_decoder_alone(tmp_path):
         and not equal("decoder")
         and before.vae.config.scaling_factor == after.vae.config.scaling_factor
     )
+    with pytest.raises(ValueError, match="encoder_learns=False"):
+        play("pretrain_base", tmp_path / "run1", start="small", base=str(tmp_path / "base"), adversarial=0.5)
     with pytest.raises(ValueError, match="no encoder yet"):
         play(
             "pretrain_base",

@@ -49,10 +49,12 @@ def encode(
 def decode(
     vae: Any,  # autoencoder
     latents: Tensor,  # [B,C,h,w]
+    clip: bool = True,  # to [0,1]; a loss needs gradients beyond
 ) -> Tensor:  # [B,3,H,W] sRGB in [0,1]
     "The images of latents."
     z = latents.to(vae.dtype) / vae.config.scaling_factor + _shift(vae)
-    return (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+    images = vae.decode(z).sample / 2 + 0.5
+    return images.clamp(0, 1) if clip else images
 
 # %% ../../nbs/model/06_diffusion.ipynb #d073cc7f
 def _gradient_error(a: Tensor, b: Tensor) -> Tensor:  # [B]
