@@ -88,7 +88,8 @@ def adversarial_loss(
     soft: Tensor,  # [B,3,H,W] in [0,1], what it was made from
     faithful: Tensor,  # scalar: the loss that it is added to
     last: Any,  # weights of the last layer that made it
-    share: float = 0.5,  # of the adversarial gradient beside the other
+    share: float = 0.25,  # of the adversarial gradient beside the other
+    near_weight: float = 1.0,  # of the distance of features
 ) -> tuple[Tensor, dict]:  # scalar loss of both sides, its parts
     "A loss together with that of discriminators."
     discriminators.requires_grad_(False)
@@ -97,11 +98,12 @@ def adversarial_loss(
         _, wanted = discriminators(ground_truth, soft)
     near = torch.stack([(a.float() - b.float()).abs().mean() for a, b in zip(features, wanted)]).mean()
     fooled = -torch.stack([s.float().mean() for s in scores]).mean()
-    balance = (_gradient_norm(faithful, last) / (_gradient_norm(fooled, last) + 1e-6)).clamp(0, 10).detach()
+    kept = faithful + near_weight * near
+    balance = (_gradient_norm(kept, last) / (_gradient_norm(fooled, last) + 1e-6)).clamp(0, 10).detach()
     discriminators.requires_grad_(True)
     fake, real = (discriminators(x, soft)[0] for x in (made.detach(), ground_truth))
     judged = torch.stack([F.relu(1 + f.float()).mean() + F.relu(1 - r.float()).mean() for f, r in zip(fake, real)])
-    loss = faithful + 0.2 * near + share * balance * fooled + judged.sum()
+    loss = kept + share * balance * fooled + judged.sum()
     parts = dict(fidelity=faithful, features=near, fooled=fooled, judged=judged.sum())
     return loss, {f"loss_{name}": float(value.detach()) for name, value in parts.items()}
 
@@ -135,7 +137,7 @@ def decoder_loss(
     discriminators: PatchDiscriminators,  # train too
     images: Tensor,  # [B,3,H,W] sRGB in [0,1]
     latents: Tensor,  # [B,C,h,w] that are to become those images
-    share: float = 0.5,  # of the adversarial gradient
+    share: float = 0.25,  # of the adversarial gradient
 ) -> tuple[Tensor, dict]:  # scalar loss of both sides, its parts
     "What a decoder and the discriminators minimise."
     with torch.no_grad():

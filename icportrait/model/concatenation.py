@@ -5,7 +5,6 @@
 # %% ../../nbs/model/13_concatenation.ipynb #e08780db
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,37 +20,12 @@ from .fingerprint import Fingerprint, fingerprint
 from .injection import x0_residual_weight, zeroed
 from .light_reader import HARMONICS, LightReader, LitBlock, light_embedding, light_loss
 from .matching import EVERY_LAYER
-from .refiner import Refiner
-from ..world.relighting import harmonic_terms
+from .refiner import Clues, Refiner
+from .shading import diffuse_image, irradiance, surface_loss
 
 # %% auto #0
-__all__ = ['LAMBERTIAN', 'LORA_LAYERS', 'irradiance', 'diffuse_image', 'ConditionEncoder', 'widened_unet', 'Conditions',
-           'ConcatConditioning', 'WidenedNet', 'ConcatenationNet', 'as_lora', 'fit_linear_decoder', 'image_error',
-           'PortraitBatch', 'surface_loss', 'portrait_loss']
-
-# %% ../../nbs/model/13_concatenation.ipynb #ca2555af
-LAMBERTIAN = (math.pi, *[2 * math.pi / 3] * 3, *[math.pi / 4] * 5)  # by how much a matt surface blurs each harmonic
-
-
-def irradiance(
-    normal: Tensor,  # [B,3,h,w] in the world's axes, of any length
-    harmonics: Tensor,  # [B,9,3] of the light
-) -> Tensor:  # [B,3,h,w] by colour, not negative
-    "The light that falls on a surface, shadows left out."
-    terms = harmonic_terms(*F.normalize(normal.float(), dim=1, eps=1e-3).unbind(1))
-    each = [b * y[:, None] * w[:, :, None, None] for b, y, w in zip(LAMBERTIAN, terms, harmonics.float().unbind(1))]
-    return torch.stack(each).sum(0).clamp_min(0)  # sums, not products of matrices, which autocast would round
-
-
-def diffuse_image(
-    albedo: Tensor,  # [B,3,h,w] sRGB; what lies outside [0,1] is clipped
-    light: Tensor,  # [B,3,h,w] of `irradiance`
-    exposure: Tensor | float,  # of the tone mapping
-) -> Tensor:  # [B,3,h,w] in (0,1]
-    "A matt surface, tone-mapped as the renders are, with a gamma of 2.2 in place of sRGB's curve."
-    a = albedo.float().clamp(0, 1)
-    linear = torch.where(a <= 0.04045, a / 12.92, ((a.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
-    return (1 - torch.exp(-exposure * linear * light)).clamp(1e-4, 1) ** (1 / 2.2)
+__all__ = ['LORA_LAYERS', 'ConditionEncoder', 'widened_unet', 'Conditions', 'ConcatConditioning', 'WidenedNet', 'refiner_clues',
+           'ConcatenationNet', 'as_lora', 'fit_linear_decoder', 'image_error', 'PortraitBatch', 'portrait_loss']
 
 # %% ../../nbs/model/13_concatenation.ipynb #ac212a8c
 class ConditionEncoder(nn.Module):
@@ -192,6 +166,16 @@ class WidenedNet(AdapterModel):
         return self
 
 # %% ../../nbs/model/13_concatenation.ipynb #180a6ddb
+def refiner_clues(
+    pair: Any,  # a `PortraitPair`, matched, with its conditioning
+) -> Clues:
+    "What the refiner reads of a pair."
+    device = pair.encoded_profile.latents.device
+    images = [x.to(device) for x in (pair.profile, pair.warped, pair.masked)]
+    maps = pair.confidence.to(device), pair.visible_pixels.to(device)
+    return Clues(images[0], images[1], maps[0], images[2], maps[1], pair.conditioning.light)
+
+
 class ConcatenationNet(PortraitNet, WidenedNet):
     "The denoiser of portraits."
 
@@ -223,9 +207,7 @@ class ConcatenationNet(PortraitNet, WidenedNet):
         "Portraits with the details of the warped profile of their `PortraitPair`."
         if self.refiner is None:
             return images
-        found = pair.warped.to(images), pair.confidence.to(images)
-        refined = self.refiner(images, *found, pair.conditioning.light)
-        return refined.clamp(0, 1).to(images)
+        return self.refiner(images, refiner_clues(pair)).clamp(0, 1).to(images)
 
     def predict(
         self,
@@ -310,19 +292,6 @@ class PortraitBatch:
     surface: Tensor  # [B,6,H,W] its normals, in the world's axes, and albedo, sRGB; 0 where there is no head
     mask: Tensor  # [B,1,H,W] 1 where it shows the head
     encoder_hidden_states: Tensor  # [B,S,D] text states
-
-
-def surface_loss(
-    found: Tensor,  # [B,6,h,w] normals and albedo
-    surface: Tensor,  # [B,6,H,W] the ground truth, 0 where there is no head
-    mask: Tensor,  # [B,1,H,W] 1 where there is one
-) -> Tensor:  # scalar
-    "The mean square error of normals and albedo, the latter twice."
-    cells = int(found.shape[-2]), int(found.shape[-1])
-    share, mean = F.adaptive_avg_pool2d(mask, cells), F.adaptive_avg_pool2d(surface, cells)
-    wanted = torch.cat([mean[:, :3], mean[:, 3:] / share.clamp_min(0.05)], 1)
-    normal, albedo = ((found - wanted).square() * share).split(3, 1)
-    return normal.mean() + 2 * albedo.mean()
 
 # %% ../../nbs/model/13_concatenation.ipynb #3ace281c
 def portrait_loss(

@@ -25,7 +25,7 @@ from ..dataset.storage import bytes_to_normal
 from ..files import atomic_path, data_folder, digest, locked
 from ..images import resize
 from ..model.appearance import warp_profile
-from ..model.concatenation import Conditions, PortraitBatch
+from ..model.concatenation import Conditions, PortraitBatch, refiner_clues
 from ..model.correspondence import snap_to_identity
 from ..model.descriptors import encode_images
 from ..model.matching import match_images
@@ -146,6 +146,7 @@ class PortraitCases:
     flow: Tensor  # [B,2,2,h,w] of the masked lighting image, and of the blurred target
     confidence: Tensor  # [B,2,1,h,w] in [0,1]
     harmonics: Tensor  # [B,9,3] of target and lighting image
+    profile_harmonics: Tensor  # [B,9,3] of the profile
     normal: Tensor  # [B,3,S,S] unit normals of the target in the world's axes, 0 where there is no head
     albedo: Tensor  # [B,3,S,S] of the target, sRGB in [0,1], 0 where there is no head
     mask: Tensor  # [B,1,S,S] 1 where the target shows the head
@@ -161,10 +162,12 @@ class PortraitCases:
     def mirrored(self) -> "PortraitCases":
         "The same cases with left and right exchanged."
         first = torch.tensor([-1.0, 1.0, 1.0])
-        flipped = {name: x.flip(-1) for name, x in vars(self).items() if name != "harmonics"}
+        lights = ("harmonics", "profile_harmonics")
+        flipped = {name: x.flip(-1) for name, x in vars(self).items() if name not in lights}
         flipped["flow"] = flipped["flow"] * first[:2, None, None]
         flipped["normal"] = flipped["normal"] * first[:, None, None]
-        return PortraitCases(**flipped, harmonics=self.harmonics * torch.from_numpy(MIRRORED_HARMONICS)[:, None])
+        factors = torch.from_numpy(MIRRORED_HARMONICS)[:, None]
+        return PortraitCases(**flipped, **{name: getattr(self, name) * factors for name in lights})
 
 # %% ../../nbs/training/06_portraits.ipynb #b5582c20
 def _intrinsics(profiles: ProfileSet, view: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,11 +193,11 @@ def portrait_cases(
         given, wanted = draw_scene(rng), draw_scene(rng)
         made = profiles.image(target, *wanted)
         shown = made if lighting == target else profiles.image(lighting, *wanted)
-        harmonics = torch.from_numpy(light_harmonics(wanted[0]))
-        columns.append([profiles.image(profile, *given), made, shown, harmonics, *_intrinsics(profiles, target)])
-    profile, target, lighting, harmonics, normal, albedo, mask = (torch.stack(x) for x in zip(*columns, strict=True))
+        harmonics = [torch.from_numpy(light_harmonics(light)) for light, _ in (wanted, given)]
+        columns.append([profiles.image(profile, *given), made, shown, *harmonics, *_intrinsics(profiles, target)])
+    profile, target, lighting, *others = (torch.stack(x) for x in zip(*columns, strict=True))
     flow, confidence = (torch.from_numpy(x[rows]).float() for x in (matches.flow, matches.confidence))
-    cases = PortraitCases(profile, target, lighting, flow, confidence, harmonics, normal, albedo, mask)
+    cases = PortraitCases(profile, target, lighting, flow, confidence, *others)
     return cases.mirrored() if rng.random() < 0.5 else cases
 
 # %% ../../nbs/training/06_portraits.ipynb #89746dd6
@@ -234,13 +237,14 @@ def refiner_batch(
 ) -> RefinerBatch:
     "Portraits in one step from pure noise, as `refiner_loss` reads them."
     size, device = pipe.image_size, pipe.unet.device
-    profile, target, lighting, shown = (
-        resize(x, size) for x in (cases.profile, cases.target, cases.lighting, cases.mask)
+    surface = torch.cat([cases.normal, cases.albedo], 1)
+    profile, target, lighting, surface, shown = (
+        resize(x, size) for x in (cases.profile, cases.target, cases.lighting, surface, cases.mask)
     )
     pair: Any = encode_pair(pipe, profile, lighting, generator=generator, **masking)
     add_flow(pipe, pair, *cases.matches(device)[0])
     add_conditioning(pipe, pair)
     portrait = pipe.decode_latents(denoise(pipe, pair, pipe.prepare_latents(len(cases), generator), 1, progress=False))
     rematch(pipe, pair, portrait)
-    light = pair.conditioning.light
-    return RefinerBatch(portrait, pair.warped, pair.confidence, light, target.to(device), shown.to(device))
+    wanted = (x.to(device) for x in (target, surface, shown, cases.profile_harmonics))
+    return RefinerBatch(portrait, refiner_clues(pair), *wanted)
