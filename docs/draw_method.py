@@ -9,22 +9,22 @@ BOXES = {  # name -> (x, y, width, text, colour)
     "profile": (0.0, 2.2, 1.25, "profile\nwho", "#fdf3e3"),
     "lighting": (0.0, 0.6, 1.25, "lighting image\n80 % masked\npose and light", "#fdf3e3"),
     "matching": (2.1, 2.2, 1.5, "Matching Net\nLoRA, 200 steps", "#e6f0fa"),
-    "appearance": (2.1, 0.6, 1.5, "Appearance Net\nLoRA", "#e6f0fa"),
-    "flow": (4.3, 2.2, 1.45, "flow and\nconfidence", "#f2f2f2"),
-    "stitch": (4.3, 0.6, 1.45, "stitching\nwarp(identity) + light", "#e8f5e9"),
-    "base": (6.45, 0.6, 1.45, "frozen base\nnoise to portrait", "#e8e8e8"),
+    "light": (2.1, 0.6, 1.5, "light reader\nnine harmonics", "#e6f0fa"),
+    "warped": (4.3, 2.2, 1.55, "warped profile\nand confidence", "#f2f2f2"),
+    "denoiser": (4.3, 0.6, 1.55, "Concatenation Net\nbase with LoRA", "#e6f0fa"),
+    "refiner": (6.55, 0.6, 1.35, "refiner\ndetail", "#e6f0fa"),
     "portrait": (8.5, 0.6, 1.05, "portrait", "#fdf3e3"),
 }
 ARROWS = [
     ("profile", "matching"),
     ("lighting", "matching"),
-    ("profile", "appearance"),
-    ("lighting", "appearance"),
-    ("matching", "flow"),
-    ("flow", "stitch"),
-    ("appearance", "stitch"),
-    ("stitch", "base"),
-    ("base", "portrait"),
+    ("lighting", "light"),
+    ("matching", "warped"),
+    ("warped", "denoiser"),
+    ("light", "denoiser"),
+    ("denoiser", "refiner"),
+    ("warped", "refiner"),
+    ("refiner", "portrait"),
 ]
 
 

@@ -42,7 +42,11 @@ def atomic_path(
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
+        temp.touch()
+        mode = temp.stat().st_mode  # what the umask allows; safetensors writes files that others cannot read
+        temp.unlink()
         yield temp
+        temp.chmod(mode)
         if durable:
             _sync(temp)
         os.replace(temp, path)

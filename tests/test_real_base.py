@@ -308,6 +308,7 @@ def test_stages(base, tmp_path):
         per_pair=1,
         cases=2,
         refiner_steps=2,
+        adversarial_steps=1,
         sampling_steps=2,
         validate_every=2,
     )

@@ -184,12 +184,13 @@ def train_identity(
     lr: float = 2e-3,  # highest learning rate
     lights: int = 8,  # images of each view
     seed: int = 0,  # of everything random
+    size: int = 64,  # px along a side at which the encoder looks: a multiple of 16
     **train_kwargs,  # of training.loop.train, such as folder and progress
 ) -> tuple[IdentityEncoder, TrainResult]:
     "An identity encoder trained to tell the training identities apart, and the course of its training."
-    images, labels = identity_images(profiles, lights, seed=seed + 1)
+    images, labels = identity_images(profiles, lights, size, seed + 1)
     torch.manual_seed(seed)
-    encoder = IdentityEncoder()
+    encoder = IdentityEncoder(size)
     centres = nn.Parameter(torch.randn(int(labels.max()) + 1, 96))
 
     def batch_at(step):
