@@ -12,7 +12,7 @@ BOXES = {  # name -> (x, y, width, text, colour)
     "light": (2.1, 0.6, 1.5, "light reader\nnine harmonics", "#e6f0fa"),
     "warped": (4.3, 2.2, 1.55, "warped profile\nand confidence", "#f2f2f2"),
     "denoiser": (4.3, 0.6, 1.55, "Concatenation Net\nbase with LoRA", "#e6f0fa"),
-    "refiner": (6.55, 0.6, 1.35, "refiner\ndetail", "#e6f0fa"),
+    "refiner": (6.55, 0.6, 1.35, "refiner\nlight and detail", "#e6f0fa"),
     "portrait": (8.5, 0.6, 1.05, "portrait", "#fdf3e3"),
 }
 ARROWS = [

@@ -316,6 +316,8 @@ def test_stages(base, tmp_path):
     pipe = load_pipeline(base, tmp_path / "train_matching" / "adapter", tmp_path / "train_portraits" / "adapter")
     learned = [pipe.appearance.refiner.conv_out, pipe.appearance.x0_residual]
     assert all(layer.weight.abs().max() > 0 for layer in learned), "both trainings left something"
+    logged = (tmp_path / "train_portraits" / "adversarial" / "metrics.jsonl").read_text()
+    assert "loss_discriminators" in logged
     judged = run(
         "evaluate_base",
         samples=16,
@@ -450,7 +452,7 @@ def test_decoder_alone(adversarial, tmp_path):
         start="small",
         base=str(tmp_path / "base"),
         autoencoder_steps=2,
-        autoencoder_batch=2,
+        autoencoder_batch=4,
         encoder_learns=False,
         adversarial=adversarial,
         unet_steps=0,
@@ -467,15 +469,19 @@ def test_decoder_alone(adversarial, tmp_path):
         and not equal("decoder")
         and before.vae.config.scaling_factor == after.vae.config.scaling_factor
     )
-    with pytest.raises(ValueError, match="encoder_learns=False"):
-        play("pretrain_base", tmp_path / "run1", start="small", base=str(tmp_path / "base"), adversarial=0.5)
-    with pytest.raises(ValueError, match="no encoder yet"):
+    logged = (tmp_path / "run" / "autoencoder" / "metrics.jsonl").read_text()
+    assert ("loss_discriminators" in logged) == (adversarial > 0)
+
+
+@pytest.mark.parametrize(
+    "given,says",
+    [
+        (dict(start="", encoder_learns=False), "no encoder yet"),
+        (dict(start="small", adversarial=0.5), "set encoder_learns=False"),
+    ],
+)
+def test_decoder_that_cannot_learn_alone(given, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
         play(
-            "pretrain_base",
-            tmp_path / "run2",
-            start="",
-            base=str(tmp_path / "base"),
-            autoencoder_steps=2,
-            encoder_learns=False,
-            unet_steps=0,
+            "pretrain_base", tmp_path / "run", base=str(tmp_path / "base"), autoencoder_steps=1, unet_steps=0, **given
         )

@@ -39,11 +39,13 @@ class IdentityEncoder(nn.Module):
 
     def __init__(
         self,
-        size: int = 64,  # px along a side, to which images are resized
+        size: int = 64,  # px along a side, to which images are resized: a multiple of 16
         width: int = 32,  # channels of the first block
         dim: int = 96,  # of the embedding
     ):
         super().__init__()
+        if size < 16 or size % 16:
+            raise EvaluationError(f"an identity encoder's size must be a multiple of 16, not {size}")
         self.size = size
         self.config = dict(size=size, width=width, dim=dim)
         self.body = nn.Sequential(
@@ -61,7 +63,7 @@ class IdentityEncoder(nn.Module):
         images: Tensor,  # [B,3,H,W] in [0,1], any size
     ) -> Tensor:  # [B,dim] unit vectors
         x = images.float()
-        if x.shape[-1] != self.size:
+        if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, size=(self.size, self.size), mode="area")
         return F.normalize(self.head(self.body(x * 4 - 2).flatten(1)), dim=-1)
 
@@ -184,7 +186,7 @@ def train_identity(
     lr: float = 2e-3,  # highest learning rate
     lights: int = 8,  # images of each view
     seed: int = 0,  # of everything random
-    size: int = 64,  # px along a side at which the encoder looks: a multiple of 16
+    size: int = 64,  # px along a side to which the encoder resizes images: a multiple of 16
     **train_kwargs,  # of training.loop.train, such as folder and progress
 ) -> tuple[IdentityEncoder, TrainResult]:
     "An identity encoder trained to tell the training identities apart, and the course of its training."

@@ -170,12 +170,11 @@ def refiner_clues(
     pair: Any,  # a `PortraitPair`, matched, with its conditioning
 ) -> Clues:
     "What the refiner reads of a pair."
+    names = ("profile", "warped", "confidence", "masked", "visible_pixels")
     device = pair.encoded_profile.latents.device
-    images = [x.to(device) for x in (pair.profile, pair.warped, pair.masked)]
-    maps = pair.confidence.to(device), pair.visible_pixels.to(device)
-    return Clues(images[0], images[1], maps[0], images[2], maps[1], pair.conditioning.light)
+    return Clues(**{name: getattr(pair, name).to(device) for name in names}, harmonics=pair.conditioning.light)
 
-
+# %% ../../nbs/model/13_concatenation.ipynb #180a6ddc
 class ConcatenationNet(PortraitNet, WidenedNet):
     "The denoiser of portraits."
 
@@ -204,7 +203,7 @@ class ConcatenationNet(PortraitNet, WidenedNet):
         return self.condition(Conditions(*given))
 
     def finish(self, images: Tensor, pair: Any) -> Tensor:  # [B,3,H,W] -> [B,3,H,W] in [0,1]
-        "Portraits with the details of the warped profile of their `PortraitPair`."
+        "Portraits as the refiner corrects them, given their `PortraitPair`."
         if self.refiner is None:
             return images
         return self.refiner(images, refiner_clues(pair)).clamp(0, 1).to(images)

@@ -69,16 +69,16 @@ class Clues:
     warped: Tensor  # [B,3,H,W] in [0,1], in the portrait's pose
     confidence: Tensor  # [B,1,*,*] of that match, in [0,1]
     masked: Tensor  # [B,3,H,W] in [0,1], the masked lighting image
-    visible_pixels: Tensor  # [B,1,H,W] 1 where it is not masked
+    visible_pixels: Tensor  # [B,1,*,*] 1 where it is not masked
     harmonics: Tensor  # [B,9,3] of the portrait's light
 
 
 @dataclass
 class Refined:
-    "What a refiner says of B portraits."
+    "What a refiner predicts of B portraits."
 
     images: Tensor  # [B,3,H,W] fp32; slightly out of [0,1] at times
-    surface: Tensor  # [B,7,H/2,W/2] normals, albedo and mask
+    surface: Tensor  # [B,7,H/2,W/2] normals in the world's axes, of any length; albedo, sRGB; share of the head
     profile_harmonics: Tensor  # [B,9,3] of the light in the profile
 
 # %% ../../nbs/model/12_refiner.ipynb #40f473b9
@@ -90,7 +90,8 @@ class Refiner(nn.Module):
         channels: tuple[int, ...] = (40, 80, 144, 192),  # at strides 2, 4, 8, 16: multiples of 8
     ):
         super().__init__()
-        self.stride, first = 2 ** len(channels), channels[0]
+        self.stride = 2 ** len(channels)
+        first = channels[0]
         self.conv_in = nn.Conv2d(11 * 4, first, 3, padding=1)
         body = halving_convolutions((3, 24, 48, 96, 128, 128))
         self.profile = nn.Sequential(*body, nn.Flatten(), nn.Linear(128 * 16, 192), nn.SiLU())
@@ -110,16 +111,21 @@ class Refiner(nn.Module):
         lit = diffuse_image(surface[:, 3:6], falls, self.exposure.float().exp())
         return surface, torch.cat([surface, lit * 2 - 1, 0.3 * falls], 1).to(x)
 
-    def predict(self, portrait: Tensor, clues: Clues) -> Refined:
-        "Portraits [B,3,H,W] in [0,1], refined, and what was thought of them on the way."
+    def predict(
+        self,
+        portrait: Tensor,  # [B,3,H,W] in [0,1], as it was decoded
+        clues: Clues,
+    ) -> Refined:
+        "The portraits, refined, with the surface and the profile's light that were predicted on the way."
         height, width = portrait.shape[-2:]
         if height % self.stride or width % self.stride:
-            raise ControlError(f"the refiner needs sides that are multiples of {self.stride}, not {height}x{width}")
-        weight, size = self.conv_in.weight, (height, width)
+            wrong = f"the refiner cannot do {height}x{width} pixels"
+            raise ControlError(f"{wrong}: choose a size whose sides are multiples of {self.stride}")
+        weight = self.conv_in.weight
         code = self.profile(resize(clues.profile.float(), 128).to(weight) * 4 - 2)
         embedding = self.embedding(torch.cat([clues.harmonics.flatten(1).to(code), code], 1))
         images = [x.float() * 4 - 2 for x in (clues.warped, clues.masked, portrait)]
-        maps = [resize_map(x.float(), size) for x in (clues.confidence, clues.visible_pixels)]
+        maps = [resize_map(x.float(), (height, width)) for x in (clues.confidence, clues.visible_pixels)]
         x = torch.cat([images[0], maps[0] * 2 - 1, images[1], maps[1], images[2]], 1)
         x = self.levels(self.conv_in(F.pixel_unshuffle(x, 2).to(weight)), embedding)
         surface, shading = self._shading(x, clues.harmonics)
@@ -154,20 +160,18 @@ def refiner_loss(
     refiner: Refiner,  # trains
     discriminators: PatchDiscriminators | None,  # train too; None: the error alone
     batch: RefinerBatch,
-    adversarial: float = 0.5,  # share of the adversarial gradient beside the others
+    share: float = 0.25,  # of the adversarial gradient beside the others
 ) -> tuple[Tensor, dict]:  # scalar loss of both, its parts
     "What the refiner and the discriminators minimise."
-    said = refiner.predict(batch.portrait, batch.clues)
-    made, known = said.images, said.surface
-    faithful = fidelity_loss(made, batch.ground_truth, batch.mask)
-    share = F.adaptive_avg_pool2d(batch.mask, known.shape[-2:])
-    surface = surface_loss(known[:, :6], batch.surface, batch.mask) + F.mse_loss(known[:, 6:], share)
-    light = F.mse_loss(said.profile_harmonics, batch.profile_harmonics)
-    parts = dict(loss_fidelity=faithful, loss_surface=surface, loss_light=light)
-    figures = {name: float(value.detach()) for name, value in parts.items()}
-    loss = faithful
+    refined = refiner.predict(batch.portrait, batch.clues)
+    reconstruction = fidelity_loss(refined.images, batch.ground_truth, batch.mask)
+    covered = F.adaptive_avg_pool2d(batch.mask, refined.surface.shape[-2:])
+    found, cover = refined.surface.split((6, 1), 1)
+    surface = surface_loss(found, batch.surface, batch.mask) + F.mse_loss(cover, covered)
+    light = F.mse_loss(refined.profile_harmonics, batch.profile_harmonics)
+    loss, figures = reconstruction, dict(loss_reconstruction=float(reconstruction.detach()))
     if discriminators is not None:
-        given = batch.ground_truth, batch.portrait, faithful, refiner.conv_out.weight
-        loss, others = adversarial_loss(discriminators, made, *given, adversarial)
-        figures |= others
+        given = batch.ground_truth, batch.portrait, reconstruction, refiner.conv_out.weight
+        loss, figures = adversarial_loss(discriminators, refined.images, *given, share)
+    figures |= dict(loss_surface=float(surface.detach()), loss_light=float(light.detach()))
     return loss + 0.3 * surface + 0.2 * light, figures

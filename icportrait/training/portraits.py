@@ -26,7 +26,7 @@ from ..files import atomic_path, data_folder, digest, locked
 from ..images import resize
 from ..model.appearance import warp_profile
 from ..model.concatenation import Conditions, PortraitBatch, refiner_clues
-from ..model.correspondence import snap_to_identity
+from ..model.correspondence import resize_map, snap_to_identity
 from ..model.descriptors import encode_images
 from ..model.matching import match_images
 from ..model.pipeline import add_conditioning, add_flow, denoise, encode_pair, rematch
@@ -237,10 +237,8 @@ def refiner_batch(
 ) -> RefinerBatch:
     "Portraits in one step from pure noise, as `refiner_loss` reads them."
     size, device = pipe.image_size, pipe.unet.device
-    surface = torch.cat([cases.normal, cases.albedo], 1)
-    profile, target, lighting, surface, shown = (
-        resize(x, size) for x in (cases.profile, cases.target, cases.lighting, surface, cases.mask)
-    )
+    profile, target, lighting = (resize(x, size) for x in (cases.profile, cases.target, cases.lighting))
+    surface, shown = (resize_map(x, size) for x in (torch.cat([cases.normal, cases.albedo], 1), cases.mask))
     pair: Any = encode_pair(pipe, profile, lighting, generator=generator, **masking)
     add_flow(pipe, pair, *cases.matches(device)[0])
     add_conditioning(pipe, pair)
