@@ -72,6 +72,11 @@ def demo_table() -> str:
     return table(rows)
 
 
+def with_deviation(found: dict) -> str:
+    "A KID and its standard deviation over subsets."
+    return f"{found['kid']:.3f} ± {found['kid_std']:.3f}"
+
+
 def portraits_table() -> str:
     "Three tasks on the test set, with what the best possible and the laziest answers have."
     found = figures("portraits")
@@ -94,9 +99,14 @@ def portraits_table() -> str:
         "detail": "detail over the ground truth's",
     }
     rows = [(title, *(with_interval(found[task], name) for task in tasks)) for name, title in names.items()]
+    rows.append(("KID to renders", *(with_deviation(found[task]) for task in tasks)))
     coded = found["autoencoder"]
-    text = f"The ground truth through the autoencoder: {with_interval(coded, 'psnr')} dB, detail "
-    return table(rows, ("figure", *tasks.values())) + f"\n\n{text}{with_interval(coded, 'detail')}."
+    text = (
+        f"The ground truth through the autoencoder: {with_interval(coded, 'psnr')} dB, detail "
+        f"{with_interval(coded, 'detail')}, KID {with_deviation(coded)}. KID of the ground truth, blurred by three pixels: "
+        f"{with_deviation(found['blurred'])}; of other renders of these people: {with_deviation(found['other_renders'])}."
+    )
+    return table(rows, ("figure", *tasks.values())) + f"\n\n{text}"
 
 
 def matchers_table() -> str:
