@@ -1,7 +1,7 @@
 """Keep a finished run of `measure_portraits` for the documents: `python docs/keep_portraits.py RUN`.
 
-Figures with their provenance go to data/results, and 36 portraits that nobody selected; the tables of docs/results.md are
-written anew.
+Figures with their provenance go to data/results, and 36 portraits that nobody selected; the tables of docs/results.md
+are written anew.
 """
 
 import subprocess

@@ -101,11 +101,13 @@ def portraits_table() -> str:
     rows = [(title, *(with_interval(found[task], name) for task in tasks)) for name, title in names.items()]
     rows.append(("KID to renders", *(with_deviation(found[task]) for task in tasks)))
     coded = found["autoencoder"]
-    text = (
-        f"The ground truth through the autoencoder: {with_interval(coded, 'psnr')} dB, detail "
-        f"{with_interval(coded, 'detail')}, KID {with_deviation(coded)}. KID of the ground truth, blurred by three pixels: "
-        f"{with_deviation(found['blurred'])}; of other renders of these people: {with_deviation(found['other_renders'])}."
+    sentences = (
+        f"The ground truth through the autoencoder: {with_interval(coded, 'psnr')} dB",
+        f"detail {with_interval(coded, 'detail')}, KID {with_deviation(coded)}",
+        f"KID of the ground truth, blurred by three pixels: {with_deviation(found['blurred'])}",
+        f"of other renders of these people: {with_deviation(found['other_renders'])}.",
     )
+    text = f"{sentences[0]}, {sentences[1]}. {sentences[2]}; {sentences[3]}"
     return table(rows, ("figure", *tasks.values())) + f"\n\n{text}"
 
 
