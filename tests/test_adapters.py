@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from icportrait.files import write_json
 from icportrait.model.adapters import AdapterError, setting_types
-from icportrait.model.appearance import AppearanceNet
 from icportrait.model.base import load_base
+from icportrait.model.concatenation import ConcatenationNet
 from icportrait.model.matching import MatchingNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-KINDS = dict(matching=MatchingNet, appearance=AppearanceNet)
+KINDS = dict(matching=MatchingNet, appearance=ConcatenationNet)
 
 
 @pytest.fixture(scope="module")
