@@ -26,6 +26,13 @@ ARROWS = [
     ("warped", "refiner"),
     ("refiner", "portrait"),
 ]
+ELBOWS = [  # corners of lines with an arrow at their end, and whether they are dashed
+    ([(0.6, 0.19), (0.6, 0.06), (5.0, 0.06), (5.0, 0.19)], "-"),  # masked image -> denoiser
+    ([(5.0, 0.06), (7.2, 0.06), (7.2, 0.19)], "-"),  # masked image -> refiner
+    ([(0.6, 2.61), (0.6, 2.75), (7.5, 2.75), (7.5, 1.01)], "-"),  # profile -> refiner
+    ([(1.6, 2.75), (1.6, 1.4), (4.6, 1.4), (4.6, 1.01)], "-"),  # profile -> denoiser
+    ([(5.5, 1.01), (5.5, 1.6), (2.85, 1.6), (2.85, 1.79)], "--"),  # portrait so far -> matching
+]
 
 
 def edge(name: str, other: str) -> tuple[float, float]:
@@ -49,6 +56,12 @@ def draw(path: Path) -> Path:
     for a, b in ARROWS:
         style = dict(arrowstyle="-|>", mutation_scale=12, color="#5b6b7a", shrinkA=3, shrinkB=3)
         axes.add_patch(FancyArrowPatch(edge(a, b), edge(b, a), **style))
+    for corners, line in ELBOWS:
+        x, y = zip(*corners[:-1])
+        axes.plot(x, y, line, color="#5b6b7a", lw=1)
+        style = dict(arrowstyle="-|>", mutation_scale=12, color="#5b6b7a", shrinkA=0, shrinkB=0)
+        axes.add_patch(FancyArrowPatch(corners[-2], corners[-1], **style))
+    axes.text(3.0, 1.64, "matched again, with the portrait so far", size=7, color="#5b6b7a", va="bottom")
     figure.savefig(path)
     return path
 

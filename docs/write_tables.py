@@ -104,11 +104,30 @@ def portraits_table() -> str:
     sentences = (
         f"The ground truth through the autoencoder: {with_interval(coded, 'psnr')} dB",
         f"detail {with_interval(coded, 'detail')}, KID {with_deviation(coded)}",
-        f"KID of the ground truth, blurred by three pixels: {with_deviation(found['blurred'])}",
+        f"KID of the ground truth, moved by two pixels: {with_deviation(found['moved'])}",
+        f"as a JPEG file: {with_deviation(found['as_jpeg'])}",
+        f"blurred by three pixels: {with_deviation(found['blurred'])}",
         f"of other renders of these people: {with_deviation(found['other_renders'])}.",
     )
-    text = f"{sentences[0]}, {sentences[1]}. {sentences[2]}; {sentences[3]}"
+    text = f"{sentences[0]}, {sentences[1]}. {'; '.join(sentences[2:])}"
     return table(rows, ("figure", *tasks.values())) + f"\n\n{text}"
+
+
+def dissect_table() -> str:
+    "What leaving a part of a portrait's making out changes, or the ground truth in its place."
+    names = dict(
+        psnr="PSNR, dB", psnr_head="on the head", light_error_deg="light, degrees", rank1="rank-1", detail="detail"
+    )
+    rows = []
+    for variant, its in figures("dissect-portraits").items():
+        if variant == "verdicts":
+            continue
+        cells = [f"{its[name]:.2f}" for name in names]
+        if variant != "as it is":
+            changes = [its["difference"][name] for name in names]
+            cells = [f"{c} ({m:+.2f} [{low:+.2f}, {high:+.2f}])" for c, (m, low, high) in zip(cells, changes)]
+        rows.append((variant, *cells))
+    return table(rows, ("variant", *names.values()))
 
 
 def matchers_table() -> str:
@@ -175,7 +194,7 @@ def table(rows: list[tuple], head: tuple = ("what", "figure", "controls")) -> st
 def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
     tables = dict(demo=demo_table, portraits=portraits_table, matchers=matchers_table, base=base_table)
-    tables |= dict(learner=learner_table, photographs=photographs_table)
+    tables |= dict(dissect=dissect_table, learner=learner_table, photographs=photographs_table)
     for name, write in tables.items():
         text, found = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
         if found != 1:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Out', 'BASE_HELP', 'Base', 'ADAPTER_HELP', 'Adapter', 'SIZE_HELP', 'Size', 'Device', 'HALF_HELP', 'Half', 'Prompt',
-           'Negative', 'GUIDANCE_HELP', 'GuidanceOption', 'Seed', 'STEPS_HELP', 'Steps', 'Mask', 'SMALL_BASE_NOTE',
-           'OWN_BASE_HINT', 'CONFIDENT', 'PANEL_SIDE', 'GRID_LINES', 'CROP_HELP', 'CropOption', 'portrait', 'Crop',
-           'match', 'relight']
+           'Negative', 'GUIDANCE_HELP', 'GuidanceOption', 'Seed', 'STEPS_HELP', 'Steps', 'Mask', 'STRIP_HELP', 'Strip',
+           'SMALL_BASE_NOTE', 'OWN_BASE_HINT', 'CONFIDENT', 'PANEL_SIDE', 'GRID_LINES', 'CROP_HELP', 'CropOption',
+           'portrait', 'Crop', 'match', 'relight']
 
 # %% ../../nbs/cli/03_portraits.ipynb #afe81685
 import sys
@@ -40,6 +40,8 @@ Seed = Annotated[int, typer.Option(help="Of mask and noise.")]
 STEPS_HELP = "Denoising steps; by default those that the card of the portrait's net names."
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help=STEPS_HELP)]
 Mask = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the lighting image that is masked out.")]
+STRIP_HELP = "Write both images and the portrait side by side, enlarged and labelled, instead of the portrait alone."
+Strip = Annotated[bool, typer.Option("--strip", help=STRIP_HELP)]
 
 # %% ../../nbs/cli/03_portraits.ipynb #eab8e195
 SMALL_BASE_NOTE = "note: the small base knows procedural heads only; of a photograph, do not expect a likeness"
@@ -83,12 +85,29 @@ def _generator(seed: int):
     return torch.Generator().manual_seed(seed)
 
 
-def _make(profile, lighting, out: Path, pipe, seed: int, **options):
-    "Make one portrait and write it."
-    from icportrait.images import save_image
+def _figure_image(figure):
+    "A figure as an image."
+    from io import BytesIO
+
+    from PIL import Image
+
+    from icportrait.images import from_pil
+
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return from_pil(Image.open(file).convert("RGB"))
+
+
+def _make(profile, lighting, out: Path, pipe, seed: int, strip: bool, **options):
+    "Make one portrait and write it, or a strip."
+    from icportrait.images import save_image, show_images
 
     result = pipe(profile, lighting, generator=_generator(seed), progress=sys.stderr.isatty(), **options)
-    print(save_image(result.images[0], out))
+    image = result.images[0]
+    if strip:
+        names = ["profile", "lighting image", "portrait"]
+        image = _figure_image(show_images([profile, lighting, image], names, scale=3))
+    print(save_image(image, out))
 
 # %% ../../nbs/cli/03_portraits.ipynb #17536bc1
 @commands.command()
@@ -102,6 +121,7 @@ def portrait(
     seed: Seed = 0,
     steps: Steps = None,
     mask: Mask = 0.8,
+    strip: Strip = False,
     prompt: Prompt = "",
     negative_prompt: Negative = "",
     guidance: GuidanceOption = 1.0,
@@ -117,7 +137,7 @@ def portrait(
     lighting = load_image(light, None)
     options = dict(num_inference_steps=steps, mask_ratio=mask, guidance_scale=guidance)
     options |= dict(prompt=prompt, negative_prompt=negative_prompt)
-    _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, **options)
+    _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, strip, **options)
 
 # %% ../../nbs/cli/03_portraits.ipynb #34f08a45
 CONFIDENT = 0.5  # the least confidence of a match that counts
@@ -212,17 +232,11 @@ def _percent(confident) -> str:
 # %% ../../nbs/cli/03_portraits.ipynb #3a6ef5cf
 def _write_match(out: Path, beside: list[Path], record, figure, positions):
     "Write the image and, beside it, NAME.npz and NAME.flo; say how much is confident."
-    from io import BytesIO
-
-    from PIL import Image
-
     from icportrait.flows import pixel_grid, write_flo, write_record
-    from icportrait.images import from_pil, save_image
+    from icportrait.images import save_image
 
-    file = BytesIO()
-    figure.savefig(file, format="png")
     displacement = positions - pixel_grid(*positions.shape[1:])
-    print(save_image(from_pil(Image.open(file)), out))
+    print(save_image(_figure_image(figure), out))
     print(write_record(record, beside[0]))
     print(write_flo(displacement, beside[1]))
     share, mean = _percent(record.confidence >= CONFIDENT), record.confidence.mean()
@@ -308,6 +322,7 @@ def relight(
     seed: Seed = 0,
     steps: Steps = None,
     mask: Mask = 0.8,
+    strip: Strip = False,
     prompt: Prompt = "",
     negative_prompt: Negative = "",
     guidance: GuidanceOption = 1.0,
@@ -325,4 +340,4 @@ def relight(
     lighting = load_image(like, None) if like else _mannequin(_direction(towards), yaw, pitch)
     options = dict(num_inference_steps=steps, mask_ratio=mask, guidance_scale=guidance)
     options |= dict(prompt=prompt, negative_prompt=negative_prompt)
-    _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, **options)
+    _make(person, lighting, out, _pipeline(base, matching, appearance, size, device, half), seed, strip, **options)

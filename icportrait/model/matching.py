@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..images import resize
 from .base import DiffusionModel
-from .control import LORA_TARGETS, ControlError, ControlUNet
+from .control import LORA_TARGETS, ControlError, ControlUNet, side_by_side
 from icportrait.model.correspondence import (
     consensus,
     correspondence_loss,
@@ -31,13 +31,15 @@ from icportrait.model.correspondence import (
     warp,
 )
 from .descriptors import Descriptors, EncodedImages, encode_images, fine_channels, level_channels
+from .diffusion import add_noise, denoising_loss, denoising_target
 from .features import unet_features
 from .fingerprint import fingerprint
 
 # %% auto #0
 __all__ = ['EVERY_LAYER', 'RIGHT', 'ADAPTATIONS', 'Matches', 'matches_from_costs', 'Confidence', 'MatchingNet',
-           'matches_of_descriptors', 'MatchingBatch', 'confidence_loss', 'matching_loss', 'last_but_one', 'dift_match',
-           'identity_match', 'adapted_parameters', 'new_matching_net', 'match_images', 'make_matcher']
+           'matches_of_descriptors', 'MatchingBatch', 'confidence_loss', 'matching_loss', 'photometric_loss',
+           'pair_denoising_loss', 'last_but_one', 'dift_match', 'identity_match', 'adapted_parameters',
+           'new_matching_net', 'match_images', 'make_matcher']
 
 # %% ../../nbs/model/10_matching.ipynb #bd84b4f0
 @dataclass
@@ -230,6 +232,38 @@ def matching_loss(
     confidence = confidence_loss(net, source, target, cost, batch)
     return matching + confidence, dict(loss_matching=matching.item(), loss_confidence=confidence.item())
 
+# %% ../../nbs/model/10_matching.ipynb #dbe01c1b
+def photometric_loss(
+    net: MatchingNet,  # trains
+    batch: MatchingBatch,  # pairs; their ground truth is not read
+    profile: Tensor,  # [B,3,*,*] in [0,1]
+    target: Tensor,  # [B,3,*,*] in [0,1], not masked
+) -> tuple[Tensor, dict]:  # scalar loss, its parts
+    "The absolute difference between the target's colours and those that its matches find in the profile."
+    source_codes, target_codes = net.describe(batch.profile, batch.masked, batch.encoder_hidden_states)
+    cost = net.cost(source_codes, target_codes)
+    profile, target = (resize(x, cost.shape[1]).to(cost) for x in (profile, target))
+    matched = (cost.flatten(3) / net.temperature).softmax(-1)
+    fetched = torch.einsum("bhwk,bck->bchw", matched, profile.flatten(2))
+    loss = F.l1_loss(fetched, target)
+    return loss, dict(loss_colours=loss.item())
+
+# %% ../../nbs/model/10_matching.ipynb #fc05b1d1
+def pair_denoising_loss(
+    base: DiffusionModel,  # its UNet trains, or its LoRA; its scheduler says how
+    profile: Tensor,  # [B,C,h,w] latents
+    target: Tensor,  # [B,C,h,w] latents
+    encoder_hidden_states: Tensor,  # [B,S,D] text states
+    generator: torch.Generator | None = None,  # of noise and noise levels
+) -> tuple[Tensor, dict]:  # scalar loss, its parts
+    "The denoising loss of a target whose profile stands beside it, clean."
+    t = torch.randint(len(base.scheduler.alphas_cumprod), (len(target),), generator=generator).to(target.device)
+    noise = torch.randn(target.shape, generator=generator).to(target)
+    wide = side_by_side(profile, add_noise(base.scheduler, target, noise, t))
+    prediction = base.unet(wide, t, encoder_hidden_states).sample.chunk(2, -1)[1]
+    loss = denoising_loss(prediction, denoising_target(base.scheduler, target, noise, t), base.scheduler, t)
+    return loss, dict(loss_denoising=loss.item())
+
 # %% ../../nbs/model/10_matching.ipynb #94b3a10d
 def last_but_one(
     unet: Any,  # the base model's UNet
@@ -276,12 +310,12 @@ def identity_match(
     return Matches(["identity"], [flow], [torch.ones_like(flow[:, :1])])
 
 # %% ../../nbs/model/10_matching.ipynb #06cf3d57
-ADAPTATIONS = ("lora", "linear", "full")
+ADAPTATIONS = ("lora", "linear", "head", "full")
 
 
 def adapted_parameters(
     net: MatchingNet,  # its flags are set; 'full' is for one that does not share the base's memory
-    adapt: str = "lora",  # what trains, besides the head: 'lora'; 'full', all weights; 'linear', a linear head alone
+    adapt: str = "lora",  # what trains: 'lora' and head; 'head' alone; 'linear', a linear head alone; 'full', all weights
 ) -> list[tuple[str, nn.Parameter]]:  # by name
     "What trains; everything else is frozen."
     if adapt not in ADAPTATIONS:
@@ -291,6 +325,8 @@ def adapted_parameters(
         raise ControlError("adapt='full' trains the base's weights: build the net with share_base=False")
     if adapt == "linear":
         trains = {name: p for name, p in trains.items() if name.startswith("descriptors.coarse.")}
+    if adapt == "head":
+        trains = {name: p for name, p in trains.items() if ".lora_" not in name}
     if adapt == "full":
         trains = {name: p for name, p in net.named_parameters() if ".lora_" not in name}
     net.requires_grad_(False)

@@ -102,7 +102,11 @@ class RefinerLayers(nn.Module):
         self.exposure = nn.Parameter(torch.tensor(-1.2))  # its logarithm
         self.surface_in = nn.Conv2d(13, first, 3, padding=1)
         self.last = nn.ModuleList([_block(first), _block(first)])
-        self.conv_out = zeroed(nn.Conv2d(first, 3 * 4, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(first, 12 * 4, 3, padding=1))
+        self.pixels = nn.Sequential(
+            *(nn.Conv2d(12 + 10, 24, 3, padding=1), nn.SiLU(), nn.Conv2d(24, 24, 3, padding=1), nn.SiLU()),
+            zeroed(nn.Conv2d(24, 3, 3, padding=1)),
+        )
 
     def _shading(self, x: Tensor, harmonics: Tensor) -> tuple[Tensor, Tensor]:  # [B,7,h,w], [B,13,h,w]
         "Normals, albedo and mask, and these with the light that falls on them."
@@ -136,7 +140,9 @@ class Refiner(RefinerLayers):
         x = x + self.surface_in(shading)
         for block in self.last:
             x = block(x, embedding)
-        refined = portrait.float() + F.pixel_shuffle(self.conv_out(x), 2).float()
+        drawn = F.pixel_shuffle(self.conv_out(x), 2)
+        drawn_beside = torch.cat([drawn, *(x.to(drawn) for x in (*images, maps[0]))], 1)
+        refined = portrait.float() + (drawn[:, :3] + self.pixels(drawn_beside)).float()
         return Refined(refined, surface, self.profile_light(code).float().unflatten(1, (9, 3)))
 
     def forward(
@@ -175,7 +181,7 @@ def refiner_loss(
     light = F.mse_loss(refined.profile_harmonics, batch.profile_harmonics)
     loss, figures = reconstruction, dict(loss_reconstruction=float(reconstruction.detach()))
     if discriminators is not None:
-        given = batch.ground_truth, batch.portrait, reconstruction, refiner.conv_out.weight
+        given = batch.ground_truth, batch.portrait, reconstruction, refiner.pixels[-1].weight
         loss, figures = adversarial_loss(discriminators, refined.images, *given, share)
     figures |= dict(loss_surface=float(surface.detach()), loss_light=float(light.detach()))
     return loss + 0.3 * surface + 0.2 * light, figures
