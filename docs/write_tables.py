@@ -174,6 +174,17 @@ def learner_table() -> str:
     return table(rows, ("what trains", *(f"{step} steps" for step in steps)))
 
 
+def unsupervised_table() -> str:
+    "What matching learns from what somebody without a renderer has."
+    groups = figures("without-ground-truth")["groups"]
+    names = {"pck@0.1": "pck@0.1", "pck@0.05": "pck@0.05", "pck@0.05_wide": "wide", "epe_px": "epe_px"}
+    rows = [(name, *(over_seeds(group, f"final.{k}") for k in names)) for name, group in groups.items()]
+    untrained = next(iter(groups.values()))
+    for title, key in (("base's features, image by image", "dift"), ("identity flow", "identity")):
+        rows.append((title, *(f"{untrained[f'{key}.{k}']['mean']:.2f}" for k in names)))
+    return table(rows, ("learned from", *names.values()))
+
+
 def photographs_table() -> str:
     "End-point errors on a photograph, turned and lit anew."
     found = figures("photographs")["photographs"]
@@ -194,7 +205,9 @@ def table(rows: list[tuple], head: tuple = ("what", "figure", "controls")) -> st
 def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
     tables = dict(demo=demo_table, portraits=portraits_table, matchers=matchers_table, base=base_table)
-    tables |= dict(dissect=dissect_table, learner=learner_table, photographs=photographs_table)
+    tables |= dict(
+        dissect=dissect_table, unsupervised=unsupervised_table, learner=learner_table, photographs=photographs_table
+    )
     for name, write in tables.items():
         text, found = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
         if found != 1:
