@@ -104,17 +104,26 @@ def cropped(
     return look_up(image, crop_places(matrix, image.shape[-1]))
 
 # %% ../../nbs/dataset/09_augmentation.ipynb #aa55ea41
+def _orientation(places: Tensor) -> Tensor:  # [2,S,S] -> [S-1,S-1], not positive where a fold is
+    "Twice the area that each triangle of neighbouring pixels covers, below zero where it is turned over."
+    across, down = places.diff(dim=2)[:, 1:], places.diff(dim=1)[:, :, 1:]
+    return across[0] * down[1] - across[1] * down[0]
+
+
 def random_warp(
     size: int,  # pixels along a side
     rng: np.random.Generator,  # of every choice
     bend: float = 0.06,  # standard deviation of a 4 x 4 grid's displacements, as a share of the image's side
 ) -> Tensor:  # [2,S,S] x and y in [-1,1], or a little beyond
-    "Where each pixel of a warped image lies in the image: a similarity transform, foreshortened, and bent smoothly."
-    matrix = random_crop(rng)
-    matrix[:, 0] *= float(rng.uniform(1, 1.6))  # as a head that turns away grows narrow
-    grid = torch.from_numpy(rng.normal(0, 2 * bend, (1, 2, 4, 4)).astype(np.float32))
-    bent = F.interpolate(grid, size=(size, size), mode="bicubic", align_corners=True)[0]
-    return crop_places(matrix, size) + bent
+    "Where each pixel of a warped image lies in the image: a similarity transform, foreshortened, and bent, unfolded."
+    while True:
+        matrix = random_crop(rng)
+        matrix[:, 0] *= float(rng.uniform(1, 1.6))  # as a head that turns away grows narrow
+        grid = torch.from_numpy(rng.normal(0, 2 * bend, (1, 2, 4, 4)).astype(np.float32))
+        bent = F.interpolate(grid, size=(size, size), mode="bicubic", align_corners=True)[0]
+        places = crop_places(matrix, size) + bent
+        if (_orientation(places) > 0).all():
+            return places
 
 # %% ../../nbs/dataset/09_augmentation.ipynb #a6dc5a65
 def crop_ground_truth(

@@ -240,8 +240,8 @@ def photometric_loss(
     target: Tensor,  # [B,3,*,*] in [0,1], not masked
 ) -> tuple[Tensor, dict]:  # scalar loss, its parts
     "The absolute difference between the target's colours and those that its matches find in the profile."
-    source_codes, target_codes = net.describe(batch.profile, batch.masked, batch.encoder_hidden_states)
-    cost = net.cost(source_codes, target_codes)
+    of_source, of_target = net.describe(batch.profile, batch.masked, batch.encoder_hidden_states)
+    cost = net.cost(of_source, of_target)
     profile, target = (resize(x, cost.shape[1]).to(cost) for x in (profile, target))
     matched = (cost.flatten(3) / net.temperature).softmax(-1)
     fetched = torch.einsum("bhwk,bck->bchw", matched, profile.flatten(2))
@@ -257,8 +257,9 @@ def pair_denoising_loss(
     generator: torch.Generator | None = None,  # of noise and noise levels
 ) -> tuple[Tensor, dict]:  # scalar loss, its parts
     "The denoising loss of a target whose profile stands beside it, clean."
-    t = torch.randint(len(base.scheduler.alphas_cumprod), (len(target),), generator=generator).to(target.device)
-    noise = torch.randn(target.shape, generator=generator).to(target)
+    levels, device = len(base.scheduler.alphas_cumprod), "cpu" if generator is None else generator.device
+    t = torch.randint(levels, (len(target),), generator=generator, device=device).to(target.device)
+    noise = torch.randn(target.shape, generator=generator, device=device).to(target)
     wide = side_by_side(profile, add_noise(base.scheduler, target, noise, t))
     prediction = base.unet(wide, t, encoder_hidden_states).sample.chunk(2, -1)[1]
     loss = denoising_loss(prediction, denoising_target(base.scheduler, target, noise, t), base.scheduler, t)
@@ -315,7 +316,7 @@ ADAPTATIONS = ("lora", "linear", "head", "full")
 
 def adapted_parameters(
     net: MatchingNet,  # its flags are set; 'full' is for one that does not share the base's memory
-    adapt: str = "lora",  # what trains: 'lora' and head; 'head' alone; 'linear', a linear head alone; 'full', all weights
+    adapt: str = "lora",  # 'lora' and head; 'head' alone; 'linear', a linear head alone; 'full', all weights
 ) -> list[tuple[str, nn.Parameter]]:  # by name
     "What trains; everything else is frozen."
     if adapt not in ADAPTATIONS:
