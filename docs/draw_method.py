@@ -26,12 +26,13 @@ ARROWS = [
     ("warped", "refiner"),
     ("refiner", "portrait"),
 ]
-ELBOWS = [  # corners of lines with an arrow at their end, and whether they are dashed
+ELBOWS = [  # corners of a line that ends in an arrow, and its style
     ([(0.6, 0.19), (0.6, 0.06), (5.0, 0.06), (5.0, 0.19)], "-"),  # masked image -> denoiser
     ([(5.0, 0.06), (7.2, 0.06), (7.2, 0.19)], "-"),  # masked image -> refiner
     ([(0.6, 2.61), (0.6, 2.75), (7.5, 2.75), (7.5, 1.01)], "-"),  # profile -> refiner
-    ([(1.6, 2.75), (1.6, 1.4), (4.6, 1.4), (4.6, 1.01)], "-"),  # profile -> denoiser
-    ([(5.5, 1.01), (5.5, 1.6), (2.85, 1.6), (2.85, 1.79)], "--"),  # portrait so far -> matching
+    ([(3.95, 2.75), (3.95, 1.4), (4.6, 1.4), (4.6, 1.01)], "-"),  # profile -> denoiser
+    ([(3.2, 0.19), (3.2, 0.12), (7.0, 0.12), (7.0, 0.19)], "-"),  # light -> refiner
+    ([(5.5, 1.01), (5.5, 1.58), (2.85, 1.58), (2.85, 1.79)], "--"),  # portrait so far -> matching
 ]
 
 
@@ -61,7 +62,7 @@ def draw(path: Path) -> Path:
         axes.plot(x, y, line, color="#5b6b7a", lw=1)
         style = dict(arrowstyle="-|>", mutation_scale=12, color="#5b6b7a", shrinkA=0, shrinkB=0)
         axes.add_patch(FancyArrowPatch(corners[-2], corners[-1], **style))
-    axes.text(3.0, 1.64, "matched again, with the portrait so far", size=7, color="#5b6b7a", va="bottom")
+    axes.text(2.95, 1.61, "matched again", size=7, color="#5b6b7a", va="bottom")
     figure.savefig(path)
     return path
 

@@ -106,7 +106,7 @@ def portraits_table() -> str:
         f"detail {with_interval(coded, 'detail')}, KID {with_deviation(coded)}",
         f"KID of the ground truth, moved by two pixels: {with_deviation(found['moved'])}",
         f"as a JPEG file: {with_deviation(found['as_jpeg'])}",
-        f"blurred by three pixels: {with_deviation(found['blurred'])}",
+        f"averaged over 3 x 3 pixels: {with_deviation(found['blurred'])}",
         f"of other renders of these people: {with_deviation(found['other_renders'])}.",
     )
     text = f"{sentences[0]}, {sentences[1]}. {'; '.join(sentences[2:])}"

@@ -72,20 +72,30 @@ def check(folder: Annotated[str, typer.Argument(help="'mini', or a built set.")]
     print("nothing wrong")
 
 # %% ../../nbs/cli/04_data.ipynb #5f139775
+def _view_turned(views, identity: int, degrees: float) -> int:
+    "The position of a person's view that is nearest to so many degrees of yaw, left or right, and to no pitch."
+    from icportrait.world.rig import RIG
+
+    def away(view) -> float:
+        camera = RIG[views.camera[view]]
+        return abs(abs(camera.yaw) - degrees) + abs(camera.pitch)
+
+    return int(min(views.by_identity[identity], key=away))
+
+
 @data_commands.command()
 def sample(
     images: Annotated[list[Path], typer.Argument(help="The images to be written, each of another person.")],
     folder: Annotated[str, typer.Option("--from", help="'mini', or a built set.")] = "mini",
     seed: Annotated[int, typer.Option(help="Of the choice and the lights.")] = 1,
 ):
-    "Images of held-out identities, each in some light: the first from the front, the others half turned."
+    "Images of held-out people, each in some light: the first from the front, the others turned by some 30 degrees."
     import numpy as np
 
     from icportrait.dataset.profiles import load_profiles
     from icportrait.dataset.storage import MANNEQUIN
     from icportrait.images import check_output_path, save_image
     from icportrait.world.relighting import random_light
-    from icportrait.world.rig import RIG
 
     paths = [check_output_path(o) for o in images]
     views = load_profiles(folder, "held-out")
@@ -93,11 +103,9 @@ def sample(
     people = [i for i in views.identities if i != MANNEQUIN]
     if len(paths) > len(people):
         raise CommandError(f"{folder} has {len(people)} held-out identities: ask for as many images at most")
-    turned = np.array([abs(RIG[camera].yaw) for camera in views.camera])  # degrees
     for n, (path, identity) in enumerate(zip(paths, rng.permutation(people))):
-        its = views.by_identity[identity]
-        view = its[np.abs(turned[its] - (30 if n else 0)).argmin()]
-        print(save_image(views.image(int(view), random_light(rng)), path))
+        view = _view_turned(views, identity, 30 if n else 0)
+        print(save_image(views.image(view, random_light(rng)), path))
 
 # %% ../../nbs/cli/04_data.ipynb #523d647e
 @data_commands.command()

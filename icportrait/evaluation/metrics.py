@@ -58,6 +58,7 @@ def bootstrap_ci(
     level: float = 0.95,  # share of them inside the interval
     groups: Tensor | np.ndarray | None = None,  # [N] such as whose portrait it is; None: every sample is its own
     statistic: str = "mean",  # 'mean' or 'median'
+    share: bool = True,  # values that are all 0, or all 1, are a share of which nothing else was seen
 ) -> tuple[float, float, float]:  # mean or median, low, high; low and high are nan where there is one group only
     "A mean or median and its bootstrap interval, drawn over whole groups; what is not a number is left out."
     if statistic not in ("mean", "median"):
@@ -70,7 +71,7 @@ def bootstrap_ci(
         raise EvaluationError("no values to average: all are missing")
     if len(set(groups.tolist())) == 1:
         return float(middle(x)), float("nan"), float("nan")
-    if set(x.tolist()) in ({0.0}, {1.0}):
+    if share and set(x.tolist()) in ({0.0}, {1.0}):
         return _all_or_none(x[0], len(set(groups.tolist())), level)
     if len(set(groups.tolist())) == len(x):
         chosen = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))

@@ -194,14 +194,15 @@ def check_names(
     want: dict[str, nn.Parameter],  # the net's
 ) -> None:
     "Refuse weights whose names or shapes differ from the net's."
+    remedy = "it is of another kind of net, or an older one: train it anew, or use the one that ships"
     for name in [*want, *have]:
         if name not in have:
-            raise AdapterError(f"Adapter {folder} lacks {name}: it was made for another kind of net")
+            raise AdapterError(f"Adapter {folder} lacks {name}: {remedy}")
         if name not in want:
-            raise AdapterError(f"Adapter {folder} has {name}, which this net has not: it is for another kind of net")
+            raise AdapterError(f"Adapter {folder} has {name}, which this net has not: {remedy}")
         if have[name].shape != want[name].shape:
             theirs, ours = tuple(have[name].shape), tuple(want[name].shape)
-            raise AdapterError(f"Adapter {folder}: {name} is {theirs}, this net needs {ours}")
+            raise AdapterError(f"Adapter {folder}: {name} is {theirs}, this net needs {ours}: {remedy}")
 
 # %% ../../nbs/model/07_adapters.ipynb #4266ccdc
 def write_adapter(
