@@ -111,6 +111,23 @@ def portraits_table() -> str:
     return table(rows, ("figure", *tasks.values())) + f"\n\n{text}"
 
 
+def dissect_table() -> str:
+    "What leaving a part of a portrait's making out changes, or the ground truth in its place."
+    names = dict(
+        psnr="PSNR, dB", psnr_head="on the head", light_error_deg="light, degrees", rank1="rank-1", detail="detail"
+    )
+    rows = []
+    for variant, its in figures("dissect-portraits").items():
+        if variant == "verdicts":
+            continue
+        cells = [f"{its[name]:.2f}" for name in names]
+        if variant != "as it is":
+            changes = [its["difference"][name] for name in names]
+            cells = [f"{c} ({m:+.2f} [{low:+.2f}, {high:+.2f}])" for c, (m, low, high) in zip(cells, changes)]
+        rows.append((variant, *cells))
+    return table(rows, ("variant", *names.values()))
+
+
 def matchers_table() -> str:
     "The Matching Net beside its baselines, masked and whole."
     found = figures("matchers")["matchers"]
@@ -202,7 +219,11 @@ def filled(text: str) -> str:
     "The page with its tables as the kept results have them."
     tables = dict(demo=demo_table, portraits=portraits_table, matchers=matchers_table, base=base_table)
     tables |= dict(
-        matters=matters_table, unsupervised=unsupervised_table, learner=learner_table, photographs=photographs_table
+        dissect=dissect_table,
+        matters=matters_table,
+        unsupervised=unsupervised_table,
+        learner=learner_table,
+        photographs=photographs_table,
     )
     for name, write in tables.items():
         text, found = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
