@@ -5,7 +5,7 @@
 # %% ../../nbs/model/13_concatenation.ipynb #e08780db
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -24,8 +24,9 @@ from .refiner import Clues, Refiner
 from .shading import diffuse_image, irradiance, surface_loss
 
 # %% auto #0
-__all__ = ['LORA_LAYERS', 'ConditionEncoder', 'widened_unet', 'Conditions', 'ConcatConditioning', 'WidenedNet', 'refiner_clues',
-           'ConcatenationNet', 'as_lora', 'fit_linear_decoder', 'image_error', 'PortraitBatch', 'portrait_loss']
+__all__ = ['LORA_LAYERS', 'PARTS', 'ConditionEncoder', 'widened_unet', 'Conditions', 'ConcatConditioning', 'WidenedNet',
+           'refiner_clues', 'ConcatenationNet', 'as_lora', 'fit_linear_decoder', 'image_error', 'PortraitBatch',
+           'portrait_loss']
 
 # %% ../../nbs/model/13_concatenation.ipynb #ac212a8c
 class ConditionEncoder(nn.Module):
@@ -104,6 +105,11 @@ class Conditions:
         share = self.visible_pixels.to(z[0]).mean((2, 3), keepdim=True).expand_as(confidence)
         return torch.cat([*z, confidence, share], 1)
 
+    def without(self, part: str) -> Conditions:
+        "The same with the warped profile, or the profile as it is, left blank; other parts are not of the conditions."
+        blank = {"warp": ("z_warped", "confidence"), "profile": ("z_profile",)}.get(part, ())
+        return replace(self, **{name: torch.zeros_like(getattr(self, name)) for name in blank})
+
 
 @dataclass
 class ConcatConditioning:
@@ -116,6 +122,7 @@ class ConcatConditioning:
 
 # %% ../../nbs/model/13_concatenation.ipynb #6e303f5b
 LORA_LAYERS = (*EVERY_LAYER, "linear_1", "linear_2", "conv_out")  # all but those that are widened
+PARTS = ("warp", "profile", "light")  # what a net may do without: warped profile, profile as it is, light that is read
 
 
 class WidenedNet(AdapterModel):
@@ -128,6 +135,7 @@ class WidenedNet(AdapterModel):
         width: int = 128,  # channels of the condition encoder
         blocks: int = 6,  # its residual blocks
         refine: bool = True,  # have a `Refiner` for what it makes
+        without: str = "",  # one of `PARTS` that it never sees, for an ablation; empty: it sees all
         seed: int = 0,  # of all that does not come from the base
         base: Fingerprint | None = None,  # of the whole base, as `fingerprint` gives it; None: of its UNet alone
     ):
@@ -137,7 +145,10 @@ class WidenedNet(AdapterModel):
             raise ControlError(f"width must be a multiple of 16, not {width}")
         if blocks < 2 or blocks % 2:
             raise ControlError(f"blocks must be even and at least 2, not {blocks}")
-        super().__init__(dict(rank=rank, width=width, blocks=blocks, refine=refine), base or fingerprint(unet))
+        if without and without not in PARTS:
+            raise ControlError(f"without must be empty or one of {', '.join(PARTS)}, not {without!r}")
+        settings = dict(rank=rank, width=width, blocks=blocks, refine=refine, without=without)
+        super().__init__(settings, base or fingerprint(unet))
         latents = unet.config.in_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -191,7 +202,9 @@ class ConcatenationNet(PortraitNet, WidenedNet):
     def condition(self, conditions: Conditions, light: Tensor | None = None) -> ConcatConditioning:
         "The conditioning of a batch; `light` [B,9,3] in place of the one that is read."
         light = self.read_light(conditions) if light is None else light
-        channels = conditions.channels()
+        if self.config["without"] == "light":
+            light = torch.zeros_like(light)
+        channels = conditions.without(self.config["without"]).channels()
         features, surface = self.encoder(channels, light)
         widened = torch.cat([channels, features.to(channels)], 1)
         return ConcatConditioning(widened, self.x0_residual(features), light, surface)
@@ -301,6 +314,7 @@ def portrait_loss(
     generator: torch.Generator | None = None,  # of noise and noise levels
     pixels: float = 80.0,  # weight of the pixels' error
     light: float = 1.0,  # weight of the light's error
+    surface: float = 1.0,  # weight of the surface's error
     levels: tuple[float, float] = (0.25, 0.75),  # noise levels of the rematched half, as shares of all steps
 ) -> tuple[Tensor, dict]:  # scalar loss, its parts
     "Denoising loss at the last noise level and at a lower one, with the errors of pixels, light and surface."
@@ -321,5 +335,5 @@ def portrait_loss(
         parts["pixels"] += F.conv2d(wrong, linear_decoder).square().mean() / 2
         parts["surface"] += surface_loss(conditioning.surface, batch.surface, batch.mask) / 2
     parts["light"] = light_loss(read, batch.harmonics)
-    loss = parts["noise"] + pixels * parts["pixels"] + parts["surface"] + light * parts["light"]
+    loss = parts["noise"] + pixels * parts["pixels"] + surface * parts["surface"] + light * parts["light"]
     return loss, {f"loss_{name}": float(value.detach()) for name, value in parts.items()}

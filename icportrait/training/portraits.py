@@ -184,13 +184,19 @@ def portrait_cases(
     step: int,  # of the training: the same step gives the same batch
     seed: int = 0,  # of the run
     batch: int = 8,  # cases
+    scenes: int | None = None,  # only so many lights are ever seen; None: two new ones for every case
 ) -> PortraitCases:  # on the CPU, in float32
     "A batch of training cases under new lights."
     rng = np.random.default_rng([seed, step])
+
+    def scene():
+        "A light and a background."
+        return draw_scene(rng if scenes is None else np.random.default_rng([seed, 31, int(rng.integers(scenes))]))
+
     rows = rng.integers(len(matches), size=batch)
     columns: list[list] = []
     for profile, target, lighting in matches.views[rows]:
-        given, wanted = draw_scene(rng), draw_scene(rng)
+        given, wanted = scene(), scene()
         made = profiles.image(target, *wanted)
         shown = made if lighting == target else profiles.image(lighting, *wanted)
         harmonics = [torch.from_numpy(light_harmonics(light)) for light, _ in (wanted, given)]
