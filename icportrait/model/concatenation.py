@@ -145,10 +145,7 @@ class WidenedNet(AdapterModel):
             raise ControlError(f"width must be a multiple of 16, not {width}")
         if blocks < 2 or blocks % 2:
             raise ControlError(f"blocks must be even and at least 2, not {blocks}")
-        if without and without not in PARTS:
-            raise ControlError(f"without must be empty or one of {', '.join(PARTS)}, not {without!r}")
-        settings = dict(rank=rank, width=width, blocks=blocks, refine=refine, without=without)
-        super().__init__(settings, base or fingerprint(unet))
+        super().__init__(dict(rank=rank, width=width, blocks=blocks), base or fingerprint(unet))
         latents = unet.config.in_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -156,12 +153,21 @@ class WidenedNet(AdapterModel):
             self.reader = LightReader()
             self.encoder = ConditionEncoder(3 * latents + 2, width, blocks)
             self.x0_residual = zeroed(nn.Conv2d(width, latents, 3, padding=1))
-            self.refiner = Refiner() if refine else None
+            self.refiner: Refiner | None = Refiner()
+        self.do_without(without, refine)
         if rank:
             add_lora(self.unet, rank, LORA_LAYERS, seed)
             for layer in (self.unet.conv_in, self.unet.time_embedding.cond_proj):
                 layer.requires_grad_(True)
         self.to(unet.device)
+
+    def do_without(self, part: str = "", refine: bool = True) -> None:
+        "Never see one of `PARTS` from now on, and drop the refiner unless `refine`."
+        if part and part not in PARTS:
+            raise ControlError(f"without must be empty or one of {', '.join(PARTS)}, not {part!r}")
+        self.config |= dict(refine=refine, without=part)
+        if not refine:
+            self.refiner = None
 
     def named_trainable(self) -> dict[str, nn.Parameter]:
         "All that is not the base's: with a rank, LoRA and what is new; without one, everything."
