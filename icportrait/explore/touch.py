@@ -185,5 +185,5 @@ class Explorer:
     def _repr_mimebundle_(self, **kwargs):
         live = self.widget._repr_mimebundle_(**kwargs)
         live = live[0] if isinstance(live, tuple) else live
-        still = base64.b64encode(self.figure()._repr_png_()).decode()
-        return {**(live or {}), "image/png": still}
+        still = base64.b64encode(self.figure()._repr_jpeg_()).decode()
+        return {**(live or {}), "image/jpeg": still}
