@@ -41,14 +41,15 @@ STEPS = {
         tool("ruff", "format", "--check", "--quiet", "."),
         tool("ruff", "check", "--quiet", "--output-format", "concise", "."),
         tool("basedpyright", "--level", "error"),
+        [sys.executable, "docs/make_lessons.py", "--check"],
         pytest("tests/test_sync.py"),
     ],
     "notebooks": [
         *(notebooks(path) for path in sorted((ROOT / "nbs").glob("0*.ipynb"))),
         *(notebooks(ROOT / "nbs" / name) for name in REFERENCE),
     ],
-    "lessons": [notebooks(ROOT / "nbs" / "lessons")],
-    "pytest": [pytest("--durations=8", "--ignore=tests/test_sync.py", "tests")],
+    "lessons": [pytest("tests/test_lessons.py")],
+    "pytest": [pytest("--durations=8", "--ignore=tests/test_sync.py", "--ignore=tests/test_lessons.py", "tests")],
 }
 
 

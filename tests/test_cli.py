@@ -18,7 +18,20 @@ from skimage.data import astronaut
 from icportrait.flows import read_flo, read_record
 from icportrait.model.correspondence import identity_flow
 
-COMMANDS = ("demo", "run", "sweep", "runs", "compare", "clean", "results", "data", "portrait", "match", "relight")
+COMMANDS = (
+    "demo",
+    "run",
+    "sweep",
+    "runs",
+    "compare",
+    "clean",
+    "results",
+    "data",
+    "portrait",
+    "match",
+    "relight",
+    "film",
+)
 DATA_COMMANDS = ("build", "check", "sample", "show")
 HELP = """
 import sys
@@ -132,7 +145,7 @@ class Same:
 @pytest.fixture
 def match_same(tmp_path, monkeypatch):
     "A function that matches the astronaut with a part of the same image, which begins at (110, 0)."
-    monkeypatch.setattr("icportrait.cli.portraits._pipeline", lambda *args: Same())
+    monkeypatch.setattr("icportrait.cli.portraits.open_pipeline", lambda *args: Same())
     Image.fromarray(astronaut()).save(tmp_path / "a.png")
     Image.fromarray(astronaut()[:240, 110:350]).save(tmp_path / "b.png")
     return lambda *options: here("match", tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "m", *options)

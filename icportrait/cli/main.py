@@ -8,7 +8,7 @@ __all__ = ['main', 'app']
 # %% ../../nbs/cli/05_main.ipynb #c11a0003
 import sys
 
-from . import data, experiments, portraits, sweeps  # noqa: F401  (each adds its commands)
+from . import data, experiments, portraits, relighting, sweeps  # noqa: F401  (each adds commands)
 from .terminal import run_command
 
 # %% ../../nbs/cli/05_main.ipynb #4bb40d0e
