@@ -1,7 +1,8 @@
 """The students' lessons, from the solved ones: `python docs/make_lessons.py`, or with the first letters of some.
 
-nbs/solutions has every lesson with its exercises solved, and no outputs. This runs them, and writes to nbs/lessons what students
-get: each solution is `...`, all other cells show what they made. With `--check` nothing is run; it says which lessons are out of step.
+nbs/solutions has every lesson with its exercises solved, and no outputs. This runs them, and writes to nbs/lessons
+what students get: each solution is `...`, all other cells show what they made. With `--check` nothing is run; it says
+which lessons are out of step.
 """
 
 import re
