@@ -128,6 +128,39 @@ def dissect_table() -> str:
     return table(rows, ("variant", *names.values()))
 
 
+def rivals_table() -> str:
+    "Portraits and relighting beside what needs no training."
+    names = dict(
+        psnr="PSNR, dB",
+        psnr_head="on the head",
+        light_error_deg="light, degrees",
+        rank1="rank-1",
+        similarity="likeness",
+        detail="detail",
+    )
+    found = figures("rivals")
+    rows = []
+    for task, title in (("portrait", "another view"), ("relighting", "another light")):
+        for name, its in found[task].items():
+            rows.append((title, name, *(with_interval(its, k) for k in names)))
+    return table(rows, ("task", "maker", *names.values()))
+
+
+def ablations_table() -> str:
+    "What a portrait loses that is trained without one thing."
+    names = {
+        "portrait.psnr_head": "PSNR on the head, dB",
+        "portrait.light_error_deg": "light, degrees",
+        "portrait.rank1": "rank-1",
+        "portrait.rank1_lighting_person": "lighting image's person",
+        "portrait.similarity": "likeness",
+        "relighting.psnr_head_mannequin": "relit, on the head, dB",
+    }
+    groups = figures("ablations")["groups"]
+    rows = [(name, *(f"{group[k]['mean']:.2f}" for k in names)) for name, group in groups.items()]
+    return table(rows, ("what is changed", *names.values()))
+
+
 def matchers_table() -> str:
     "The Matching Net beside its baselines, masked and whole."
     found = figures("matchers")["matchers"]
@@ -224,6 +257,8 @@ def filled(text: str) -> str:
         unsupervised=unsupervised_table,
         learner=learner_table,
         photographs=photographs_table,
+        rivals=rivals_table,
+        ablations=ablations_table,
     )
     for name, write in tables.items():
         text, found = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{write()}\g<2>", text, flags=re.S)
