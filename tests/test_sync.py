@@ -255,6 +255,13 @@ def test_tables_are_those_of_the_kept_results():
     assert text == write_tables.filled(text), "python docs/write_tables.py"
 
 
+def test_claims_are_those_of_the_kept_results():
+    import write_claims
+
+    text = write_claims.CLAIMS.read_text(encoding="utf-8")
+    assert text == write_claims.filled(text), "python docs/write_claims.py"
+
+
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda o: o.name)
 def test_imports_of_documents(path):
     "What a document imports from the package is there."
