@@ -146,6 +146,7 @@ def _guide(pipe, person, xyz, radiance, yaw: float | None, pitch: float | None):
 # %% ../../nbs/cli/03_relighting.ipynb #754ed4bf
 def _path_frames(pipe, person, views, cameras: list[int], weights: list, options: dict, batch: int = 4):
     "Guides and portraits along a path."
+    import torch
 
     from icportrait.model.inputs import as_images
     from icportrait.model.mannequin import mannequin_image

@@ -41,8 +41,8 @@ def transfer_colours(
 ) -> np.ndarray:  # [H,W,3] sRGB in [0,1]
     "An image with the mean and the standard deviation of another's colours in CIELAB."
     ours, theirs = rgb2lab(image), rgb2lab(like)
-    spread = theirs.std((0, 1)) / ours.std((0, 1)).clip(1e-3)
-    return lab2rgb((ours - ours.mean((0, 1))) * spread + theirs.mean((0, 1)))
+    scale = theirs.std((0, 1)) / ours.std((0, 1)).clip(1e-3)
+    return lab2rgb((ours - ours.mean((0, 1))) * scale + theirs.mean((0, 1)))
 
 
 def colours_transferred(profile: Tensor, lighting: Tensor) -> Tensor:

@@ -125,6 +125,16 @@ LORA_LAYERS = (*EVERY_LAYER, "linear_1", "linear_2", "conv_out")  # all but thos
 PARTS = ("warp", "profile", "light")  # what a net may do without: warped profile, profile as it is, light that is read
 
 
+def _check_sizes(rank: int, width: int, blocks: int) -> None:
+    "Refuse what no net can be built with."
+    if rank < 0:
+        raise ControlError(f"rank must be at least 0, not {rank}")
+    if width < 16 or width % 16:
+        raise ControlError(f"width must be a multiple of 16, not {width}")
+    if blocks < 2 or blocks % 2:
+        raise ControlError(f"blocks must be even and at least 2, not {blocks}")
+
+# %% ../../nbs/model/13_concatenation.ipynb #38353286
 class WidenedNet(AdapterModel):
     "A widened copy of a base's UNet, a light reader, a condition encoder and a refiner, stored as an adapter."
 
@@ -139,12 +149,7 @@ class WidenedNet(AdapterModel):
         seed: int = 0,  # of all that does not come from the base
         base: Fingerprint | None = None,  # of the whole base, as `fingerprint` gives it; None: of its UNet alone
     ):
-        if rank < 0:
-            raise ControlError(f"rank must be at least 0, not {rank}")
-        if width < 16 or width % 16:
-            raise ControlError(f"width must be a multiple of 16, not {width}")
-        if blocks < 2 or blocks % 2:
-            raise ControlError(f"blocks must be even and at least 2, not {blocks}")
+        _check_sizes(rank, width, blocks)
         super().__init__(dict(rank=rank, width=width, blocks=blocks), base or fingerprint(unet))
         latents = unet.config.in_channels
         with torch.random.fork_rng(devices=[]):

@@ -62,7 +62,7 @@ def pose_distances(
     return torch.cat(distances).cpu()
 
 # %% ../../nbs/model/17_mannequin.ipynb #3670e560
-def _neighbours(camera: int) -> list[int]:
+def _near_cameras(camera: int) -> list[int]:
     "The cameras of the rig around one, at most a step away."
     here = RIG[camera]
     return [k for k, c in enumerate(RIG) if abs(c.yaw - here.yaw) <= 10 and abs(c.pitch - here.pitch) <= 15]
@@ -81,5 +81,5 @@ def estimate_camera(
     while asked:
         distance |= dict(zip(asked, pose_distances(pipe, portrait, profiles, asked).tolist(), strict=True))
         best = min(distance, key=lambda k: distance[k])
-        asked = [k for k in _neighbours(best) if k not in distance]
+        asked = [k for k in _near_cameras(best) if k not in distance]
     return best
